@@ -1,0 +1,74 @@
+"""What the library raises, and when.
+
+    NodeError
+    ├── NodeClosedError          the node has shut down, or is about to
+    ├── SelfConnectionError      a node was told to connect to itself
+    ├── AlreadyConnectedError    there is a connection to that address, or one is being set up
+    ├── ConnectionLimitError     one of the limits in `Config` is reached; `.limit` names it
+    ├── HandshakeError           the handshake failed; the cause is the exception that it raised
+    │   └── HandshakeTimeoutError    ... or did not end in time (a `TimeoutError`, too)
+    ├── NotConnectedError        there is no such connection (any more)
+    ├── QueueFullError           the peer's outgoing queue is full
+    └── DeliveryError            the connection ended before the message was written
+    FrameError(ValueError)       a decoder's word for "the peer sent nonsense"
+
+A dial that fails is a plain `ConnectionRefusedError`, `OSError` or `TimeoutError`; misuse is a `RuntimeError`,
+`ValueError` or `TypeError`.
+"""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """The base of all that a node refuses or fails to do."""
+
+
+class NodeClosedError(NodeError):
+    """The node has shut down, or is shutting down: it connects to nobody any more."""
+
+
+class SelfConnectionError(NodeError):
+    """The address to connect to is one of the node's own."""
+
+
+class AlreadyConnectedError(NodeError):
+    """There is a connection to that address already, or one is being set up."""
+
+
+class ConnectionLimitError(NodeError):
+    """A limit of the node's is reached.
+
+    `limit` is the name of the `Config` field: `max_connections`, `max_inbound`, `max_connections_per_ip` or
+    `max_connecting`.
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[ConnectionLimitError], tuple[str, str]]:
+        return type(self), (str(self), self.limit)
+
+
+class HandshakeError(NodeError):
+    """The handshake failed; `__cause__` is the exception that `perform_handshake` raised."""
+
+
+class HandshakeTimeoutError(HandshakeError, TimeoutError):
+    """The handshake did not end within the timeout given to `enable_handshake`."""
+
+
+class NotConnectedError(NodeError):
+    """There is no established connection to that peer, or it has begun to end."""
+
+
+class QueueFullError(NodeError):
+    """The outgoing queue of that peer is full: wait with `Outbox.send`, drop the message, or drop the peer."""
+
+
+class DeliveryError(NodeError):
+    """The connection ended before the message was handed to the operating system."""
+
+
+class FrameError(ValueError):
+    """The bytes a peer sent are no valid frame. Raised by decoders; it ends that peer's connection."""
