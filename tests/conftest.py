@@ -1,0 +1,65 @@
+"""What every test gets: three event loops, and a look at what it left open."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
+
+DESCRIPTORS = Path("/proc/self/fd")
+LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+if sys.platform == "win32":
+    del LOOPS["uvloop"]
+
+
+@pytest.fixture(params=LOOPS.values(), ids=tuple(LOOPS))
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Every coroutine test runs once on each of these."""
+    return request.param
+
+
+def open_sockets() -> set[str]:
+    """The sockets of this process, by inode; empty where the system does not tell."""
+    found = set()
+    for descriptor in DESCRIPTORS.iterdir() if DESCRIPTORS.is_dir() else ():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:  # the descriptor of this very listing
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a coroutine test no new socket is open, and what was dropped without closing it is a warning."""
+    if "anyio_backend" not in request.fixturenames:
+        yield
+        return
+    before = open_sockets()
+    yield
+    left = open_sockets() - before
+    gc.collect()
+    assert not left, f"{len(left)} sockets were left open"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "stress" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
+            item.add_marker(pytest.mark.stress)
