@@ -1,0 +1,536 @@
+"""Where a stream of bytes becomes messages, and back: the interfaces, and five codecs to start with.
+
+Nothing here does I/O or waits. The rules that every codec in this module keeps:
+
+1. A message comes out as soon as its last byte is in, wherever the stream was cut, and always as `bytes` (or
+   `str`).
+2. What came before a bad frame is delivered, then `FrameError` is raised, and again by every later call.
+3. Never more than `max_length` bytes of an unfinished frame are kept (and its header or delimiter), and a
+   length that is too large is refused as soon as it has been read. The joining at the end makes it twice as
+   much for a moment.
+4. Every byte is looked at, and copied, a fixed number of times, however small the pieces are in which it
+   comes.
+5. What cannot be sent is a `ValueError` or `TypeError` of `encode`, and `encode` touches no state: one
+   instance may encode for any number of peers, also while it decodes for one of them.
+
+The input of `decode` may be any bytes-like object. It is taken in at the call; its messages are made as one
+iterates. Messages that were not iterated over come out of the next call.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+
+from .errors import FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+A = TypeVar("A")
+B = TypeVar("B")
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
+M_contra = TypeVar("M_contra", contravariant=True)
+
+Chunk: TypeAlias = bytes | bytearray | memoryview
+"""A contiguous run of bytes, which is not changed after it was returned."""
+
+Frame: TypeAlias = Chunk | tuple[Chunk, ...]
+"""What an encoder makes of one message: its bytes, or parts to be sent one after the other."""
+
+DEFAULT_MAX_LENGTH = 8 * 1024 * 1024
+_SMALL = 16 * 1024  # pieces below this are put together: an object each would outweigh what is in them
+_JOINED = 8 * 1024  # payloads up to this are joined with their header: cheaper than handing on two parts
+_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_MORE = 0x80  # the bit of a varint's byte that says that another one follows
+
+
+class Decoder(Protocol[M_co]):
+    """Makes messages of the bytes that one peer sends; it serves one connection and owns its buffer."""
+
+    def decode(self, data: bytes, /) -> Iterable[M_co]:
+        """Returns the messages that `data` completes; it may be a generator.
+
+        `data` is what came next on the stream, cut anywhere. `b""` is passed once, at the end of the stream.
+        What is returned is iterated to its end before the next call, unless the connection ends first.
+
+        Raises `FrameError`, after the messages that came before, for bytes that are no valid frame, also for
+        a frame that the end of the stream has cut off. Any other exception counts as a bug of the decoder's.
+        """
+        ...
+
+
+class Encoder(Protocol[M_contra]):
+    """Makes frames of messages to send."""
+
+    def encode(self, message: M_contra, /) -> Frame:
+        """Returns the whole frame: one bytes-like object, or a tuple of them where joining would copy a lot.
+
+        What it raises is raised at the call that sends, and nothing is sent.
+        """
+        ...
+
+
+class Codec(Decoder[M], Encoder[M], Protocol[M]):
+    """A decoder and an encoder of the same messages in one object."""
+
+
+class _Partial:
+    """The frame that is still arriving. Large pieces are kept as they came, small ones are put together."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[bytes | bytearray] = []
+
+    def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        if len(piece) >= _SMALL:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
+
+    def take(self, piece: bytes) -> bytes:
+        """Returns the whole, of which `piece` is the end, and is empty again."""
+        if not self.size:
+            return piece
+        self._pieces.append(piece)
+        pieces, self._pieces, self.size = self._pieces, [], 0
+        return b"".join(pieces)
+
+
+class _Incremental(Generic[M]):
+    """What the decoders share: the input that was not looked at yet, and the error that ended it."""
+
+    def __init__(self, max_length: int) -> None:
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1 byte, not {max_length!r}")
+        self.max_length = max_length
+        self._rest = b""
+        self._partial = _Partial()
+        self._refused: str | None = None
+
+    def decode(self, data: Chunk, /) -> Iterator[M]:
+        """Returns an iterator over the messages that `data` completes.
+
+        `data` is any bytes-like object; `b""` is the end of the stream. Raises `FrameError`, while one
+        iterates, for what is no valid frame, and again from then on.
+        """
+        if self._refused is not None:
+            raise FrameError(self._refused)
+        if type(data) is not bytes:
+            data = bytes(memoryview(data))
+        self._rest = self._rest + data if self._rest else data
+        return self._messages(ended=not data)
+
+    def _messages(self, ended: bool) -> Iterator[M]:
+        """Makes messages of `_rest`, and leaves there what it did not come to, also when closed half-way."""
+        raise NotImplementedError
+
+    def _refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
+        self._refused = why
+        self._partial = _Partial()
+        raise FrameError(why) from cause
+
+
+class _Prefixed(_Incremental[bytes]):
+    """Frames that begin with their length."""
+
+    def __init__(self, max_length: int, header: Callable[[int], bytes]) -> None:
+        super().__init__(max_length)
+        self._header = header
+        self._missing = 0
+
+    def encode(self, message: bytes, /) -> Frame:
+        """Returns the frame of `message`: joined if it is short, otherwise header and payload as two parts.
+
+        Raises `ValueError` if it is longer than `max_length`, `TypeError` if it is not `bytes`: what else
+        there is could be changed before it has gone out.
+        """
+        if type(message) is not bytes:
+            _require(bytes, message)
+        size = len(message)
+        if size > self.max_length:
+            raise _too_long(size, self.max_length)
+        if size > _JOINED:
+            return self._header(size), message
+        return self._header(size) + message
+
+    def _resume(self, piece: bytes) -> bytes | None:
+        """Adds to the frame that is arriving, and returns it if that was all of it."""
+        self._missing -= len(piece)
+        if not self._missing:
+            return self._partial.take(piece)
+        self._partial.add(piece)
+        return None
+
+    def _check_length(self, size: int) -> None:
+        if size > self.max_length:
+            self._refuse(f"a frame of {size} bytes was announced, max_length is {self.max_length}")
+
+    def _check_end(self, unread: int) -> None:
+        if self._missing:
+            self._refuse(f"the stream ended within a frame, {self._missing} bytes of it are missing")
+        if unread:
+            self._refuse(f"the stream ended within the length of a frame, after {unread} bytes of that")
+
+
+class LengthDelimitedCodec(_Prefixed):
+    """Messages of bytes behind a length of fixed width.
+
+    `prefix` is the width of the length in bytes, 1 to 8; `byteorder` is "big" (the network's) or "little".
+    With `prefix_included` the length counts itself, too. `max_length` is the most bytes a message may have, 8
+    MiB unless given; what the prefix cannot express is cut off from it, so the attribute `max_length` has
+    what holds.
+
+    Raises `ValueError` naming the argument that is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: int = 4,
+        byteorder: Literal["big", "little"] = "big",
+        max_length: int = DEFAULT_MAX_LENGTH,
+        prefix_included: bool = False,
+    ) -> None:
+        if prefix not in range(1, 9):
+            raise ValueError(f"prefix must be 1 to 8 bytes wide, not {prefix!r}")
+        if byteorder not in ("big", "little"):
+            raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
+        self._prefix = prefix
+        self._byteorder: Literal["big", "little"] = byteorder
+        self._included = included = prefix if prefix_included else 0
+        self._unpack: Callable[[bytes, int], tuple[int]] | None = None
+        if prefix in _FORMATS and not prefix_included:
+            fixed = struct.Struct(("<" if byteorder == "little" else ">") + _FORMATS[prefix])
+            self._unpack, header = fixed.unpack_from, fixed.pack
+        else:
+
+            def header(size: int, /) -> bytes:
+                return (size + included).to_bytes(prefix, byteorder)
+
+        super().__init__(min(max_length, 256**prefix - 1 - included), header)
+
+    def __repr__(self) -> str:
+        return (
+            f"LengthDelimitedCodec(prefix={self._prefix}, byteorder={self._byteorder!r}, "
+            f"max_length={self.max_length}, prefix_included={bool(self._included)})"
+        )
+
+    def _read(self, data: bytes, position: int) -> tuple[int]:
+        size = int.from_bytes(data[position : position + self._prefix], self._byteorder) - self._included
+        if size < 0:
+            self._refuse(f"a length of {size + self._included} was announced, which does not cover itself")
+        return (size,)
+
+    def _messages(self, ended: bool) -> Iterator[bytes]:
+        read, prefix, limit = self._unpack or self._read, self._prefix, self.max_length
+        data, position, end = self._rest, 0, len(self._rest)
+        try:
+            if self._missing:
+                position = min(self._missing, end)
+                if (whole := self._resume(data[:position])) is not None:
+                    yield whole
+            start = position + prefix
+            while start <= end:
+                (size,) = read(data, position)
+                if size > limit:
+                    self._check_length(size)
+                stop = start + size
+                if stop > end:
+                    self._partial.add(data[start:])
+                    self._missing = stop - end
+                    position = end
+                    break
+                position = stop
+                yield data[start:stop]
+                start = position + prefix
+            if ended:
+                self._check_end(end - position)
+        finally:
+            self._rest = data[position:]
+
+
+class VarintDelimitedCodec(_Prefixed):
+    """Messages of bytes behind an unsigned LEB128 length, as in protobuf's delimited streams and
+    multiformats.
+
+    Follows the unsigned-varint specification of multiformats: seven bits a byte, the least significant ones
+    first, at most nine bytes, and only the shortest encoding of a number is accepted. `max_length` is the
+    most bytes a message may have.
+
+    Raises `ValueError` if `max_length` is not positive.
+    """
+
+    def __init__(self, *, max_length: int = DEFAULT_MAX_LENGTH) -> None:
+        super().__init__(min(max_length, 2**63 - 1), _varint)
+
+    def __repr__(self) -> str:
+        return f"VarintDelimitedCodec(max_length={self.max_length})"
+
+    def _messages(self, ended: bool) -> Iterator[bytes]:
+        data, position, end, limit = self._rest, 0, len(self._rest), self.max_length
+        try:
+            if self._missing:
+                position = min(self._missing, end)
+                if (whole := self._resume(data[:position])) is not None:
+                    yield whole
+            while position < end:
+                size = data[position]
+                start = position + 1
+                if size >= _MORE:
+                    size, shift, byte = size & 127, 7, 0
+                    for byte in data[start : position + 9]:
+                        start += 1
+                        size |= (byte & 127) << shift
+                        shift += 7
+                        if byte < _MORE:
+                            break
+                    else:
+                        if start == position + 9:
+                            self._refuse("the length of a frame goes on beyond nine bytes")
+                        break
+                    if not byte:
+                        self._refuse(f"the length {size} of a frame was not written in its shortest form")
+                if size > limit:
+                    self._check_length(size)
+                stop = start + size
+                if stop > end:
+                    self._partial.add(data[start:])
+                    self._missing = stop - end
+                    position = end
+                    break
+                position = stop
+                yield data[start:stop]
+            if ended:
+                self._check_end(end - position)
+        finally:
+            self._rest = data[position:]
+
+
+class _Terminated(_Incremental[M]):
+    """Frames that end with a delimiter."""
+
+    def __init__(self, delimiter: bytes, max_length: int, slack: int = 0) -> None:
+        super().__init__(max_length)
+        self._delimiter = delimiter
+        self._most = max_length + slack
+
+    def _pieces(self, ended: bool) -> Iterator[bytes]:
+        """Makes frames, without their delimiters, of `_rest`; see `_messages`."""
+        data, position, partial, most, delimiter = self._rest, 0, self._partial, self._most, self._delimiter
+        width = len(delimiter)
+        try:
+            while (stop := data.find(delimiter, position)) >= 0:
+                piece = data[position:stop]
+                if partial.size or stop - position > most:
+                    self._check_length(partial.size + stop - position)
+                    piece = partial.take(piece)
+                position = stop + width
+                yield piece
+            # what may be the beginning of a delimiter is looked at again, all before it is not
+            keep = len(data) if ended else max(position, len(data) - width + 1)
+            self._check_length(partial.size + keep - position)
+            partial.add(data[position:keep])
+            position = keep
+            if ended and partial.size:
+                yield self._unterminated(partial.take(b""))
+        finally:
+            self._rest = data[position:]
+
+    def _unterminated(self, piece: bytes) -> bytes:
+        """Returns the last frame, after which no delimiter came, or refuses it."""
+        raise NotImplementedError
+
+    def _check_length(self, size: int) -> None:
+        if size > self._most:
+            self._refuse(f"{size} bytes came without a delimiter, max_length is {self.max_length}")
+
+    def _terminate(self, message: bytes) -> Frame:
+        if len(message) > self.max_length:
+            raise _too_long(len(message), self.max_length)
+        if len(message) > _JOINED:
+            return message, self._delimiter
+        return message + self._delimiter
+
+
+class DelimitedCodec(_Terminated[bytes]):
+    """Messages of bytes, each followed by `delimiter`: one or more bytes that no message contains.
+
+    `max_length` is the most bytes a message may have, without the delimiter. What follows the last delimiter
+    when the stream ends is a frame cut off: a `FrameError`.
+
+    Raises `ValueError` for an empty delimiter or a `max_length` that is not positive.
+    """
+
+    def __init__(self, delimiter: bytes, max_length: int = DEFAULT_MAX_LENGTH) -> None:
+        _require(bytes, delimiter, "delimiter")
+        if not delimiter:
+            raise ValueError("delimiter must be at least one byte, not b''")
+        super().__init__(delimiter, max_length)
+        overlaps = any(delimiter.endswith(delimiter[:size]) for size in range(1, len(delimiter)))
+        self._overlap = len(delimiter) - 1 if overlaps else 0
+
+    def __repr__(self) -> str:
+        return f"DelimitedCodec({self._delimiter!r}, max_length={self.max_length})"
+
+    def encode(self, message: bytes, /) -> Frame:
+        """Returns `message` and the delimiter, joined if that is short, otherwise as two parts.
+
+        Raises `ValueError` if the message is longer than `max_length`, or if the delimiter would be found too
+        early: within the message, or because the message ends like the delimiter begins (`b"a"` before
+        `b"aa"`); `TypeError` if it is not `bytes`.
+        """
+        if type(message) is not bytes:
+            _require(bytes, message)
+        if self._delimiter in message or (self._overlap and self._found_early(message)):
+            raise ValueError(f"the delimiter {self._delimiter!r} would be found before the message's end")
+        return self._terminate(message)
+
+    def _found_early(self, message: bytes) -> bool:
+        tail = message[-self._overlap :]
+        return (tail + self._delimiter).find(self._delimiter) < len(tail)
+
+    def _messages(self, ended: bool) -> Iterator[bytes]:
+        return self._pieces(ended)
+
+    def _unterminated(self, piece: bytes) -> bytes:
+        self._refuse(f"the stream ended {len(piece)} bytes after the last {self._delimiter!r}")
+
+
+class LinesCodec(_Terminated[str]):
+    """Lines of text, ended by LF or CRLF; written with LF.
+
+    `encoding` is any of Python's in which line ends are the bytes of ASCII (not UTF-16, for one).
+    `max_length` is the most bytes a line may have, encoded and without its end. When the stream ends, what
+    follows the last LF is delivered as a line, too.
+
+    Raises `ValueError` for an encoding that is unknown or unfit, or a `max_length` that is not positive.
+    """
+
+    def __init__(self, encoding: str = "utf-8", max_length: int = DEFAULT_MAX_LENGTH) -> None:
+        try:
+            unfit = "\r\n".encode(encoding) != b"\r\n"
+        except LookupError as error:
+            raise ValueError(f"encoding must be one for text that Python knows, not {encoding!r}") from error
+        if unfit:
+            raise ValueError(f"encoding must write line ends as ASCII does, unlike {encoding!r}")
+        super().__init__(b"\n", max_length, slack=1)  # the CR before the LF, which does not count
+        self.encoding = encoding
+
+    def __repr__(self) -> str:
+        return f"LinesCodec({self.encoding!r}, max_length={self.max_length})"
+
+    def encode(self, message: str, /) -> Frame:
+        """Returns the line `message` with its LF.
+
+        Raises `ValueError` if it is longer than `max_length`, contains LF, ends in CR (which would be lost),
+        or cannot be encoded; `TypeError` if it is not a `str`.
+        """
+        if type(message) is not str:
+            _require(str, message)
+        line = message.encode(self.encoding)
+        if b"\n" in line or line[-1:] == b"\r":
+            raise ValueError("a line must not contain LF, nor end in CR")
+        return self._terminate(line)
+
+    def _messages(self, ended: bool) -> Iterator[str]:
+        encoding, limit = self.encoding, self.max_length
+        for line in self._pieces(ended):
+            text = line[:-1] if line[-1:] == b"\r" else line
+            if len(text) > limit:
+                self._check_length(len(text) + 1)
+            try:
+                message = text.decode(encoding)
+            except UnicodeError as error:
+                self._refuse(f"a line is no {encoding}: {error}", error)
+            yield message
+
+    def _unterminated(self, piece: bytes) -> bytes:
+        return piece
+
+
+class BytesCodec:
+    """Bytes without frames: what arrives comes out in chunks as they came, however the peer cut what it sent.
+
+    The end of the stream is never an error, and nothing is kept.
+    """
+
+    def __repr__(self) -> str:
+        return "BytesCodec()"
+
+    def decode(self, data: Chunk, /) -> Iterable[bytes]:
+        """Returns `data`, any bytes-like object, as the one message; none for `b""`."""
+        return (bytes(memoryview(data)),) if data else ()
+
+    def encode(self, message: bytes, /) -> Frame:
+        """Returns `message` as it is. Raises `TypeError` if it is not `bytes`."""
+        if type(message) is not bytes:
+            _require(bytes, message)
+        return message
+
+
+class _Mapped(Generic[A, B]):
+    """What `mapped` returns."""
+
+    def __init__(self, codec: Codec[A], decode: Callable[[A], B], encode: Callable[[B], A]) -> None:
+        self._codec = codec
+        self._decode = decode
+        self._encode = encode
+
+    def __repr__(self) -> str:
+        return f"mapped({self._codec!r}, decode={self._decode!r}, encode={self._encode!r})"
+
+    def decode(self, data: bytes, /) -> Iterator[B]:
+        return self._messages(self._codec.decode(data))
+
+    def encode(self, message: B, /) -> Frame:
+        return self._codec.encode(self._encode(message))
+
+    def _messages(self, inner: Iterable[A]) -> Iterator[B]:
+        for message in inner:
+            try:
+                made = self._decode(message)
+            except FrameError:
+                raise
+            except Exception as error:
+                raise FrameError(f"a message is refused: {type(error).__name__}: {error}") from error
+            yield made
+
+
+def mapped(codec: Codec[A], *, decode: Callable[[A], B], encode: Callable[[B], A]) -> Codec[B]:
+    """Makes of a codec another one, whose messages are of a type of your own.
+
+        mapped(LinesCodec(), decode=json.loads, encode=json.dumps)
+
+    `decode` makes your message of one of the codec's, `encode` the reverse; the frames are the codec's.
+    Whatever `decode` raises is a `FrameError` (with that as its cause): the peer sent what it should not.
+    What `encode` raises is raised where the message is sent.
+    """
+    return _Mapped(codec, decode, encode)
+
+
+def _varint(number: int) -> bytes:
+    if number < _MORE:
+        return _SHORT_VARINTS[number]
+    digits = bytearray()
+    while number >= _MORE:
+        digits.append(number & 127 | _MORE)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+_SHORT_VARINTS = [bytes([number]) for number in range(_MORE)]
+
+
+def _require(kind: type, value: object, what: str = "a message") -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} must be {kind.__name__}, not {type(value).__name__}")
+
+
+def _too_long(size: int, max_length: int) -> ValueError:
+    return ValueError(f"a message of {size} bytes is longer than max_length={max_length}")
