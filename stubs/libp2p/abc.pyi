@@ -1,0 +1,19 @@
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+
+class INetStream:
+    async def write(self, data: bytes) -> None: ...
+
+class IHost:
+    def run(self, listen_addrs: Sequence[Multiaddr]) -> AbstractAsyncContextManager[None]: ...
+    def get_addrs(self) -> list[Multiaddr]: ...
+    def set_stream_handler(
+        self, protocol_id: TProtocol, stream_handler: Callable[[INetStream], Awaitable[None]]
+    ) -> None: ...
+    async def connect(self, peer_info: PeerInfo) -> None: ...
+    async def new_stream(self, peer_id: ID, protocol_ids: Sequence[TProtocol]) -> INetStream: ...

@@ -1,0 +1,3 @@
+from libp2p.crypto.keys import KeyPair
+
+def create_new_key_pair(seed: bytes | None = None) -> KeyPair: ...

@@ -1,0 +1,4 @@
+class PublicKey: ...
+
+class KeyPair:
+    public_key: PublicKey

@@ -1,0 +1,3 @@
+from typing import NewType
+
+TProtocol = NewType("TProtocol", str)

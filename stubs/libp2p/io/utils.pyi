@@ -1,0 +1,3 @@
+from libp2p.abc import INetStream
+
+async def read_exactly(reader: INetStream, n: int) -> bytes: ...

@@ -1,0 +1,5 @@
+from libp2p.crypto.keys import PublicKey
+
+class ID:
+    @classmethod
+    def from_pubkey(cls, key: PublicKey) -> ID: ...

@@ -1,0 +1,7 @@
+from collections.abc import Sequence
+
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+class PeerInfo:
+    def __init__(self, peer_id: ID, addrs: Sequence[Multiaddr]) -> None: ...

@@ -1,0 +1,5 @@
+from noise.functions.keypair import KeyPair
+
+class HandshakeState:
+    # The peer's static key, once a message has brought it.
+    rs: KeyPair

@@ -1,0 +1,221 @@
+"""This library, with its default options: only the limits are raised to what the work needs."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from itertools import count
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pea2pea import Address, Config, Connection, Node, Side
+from pea2pea.codecs import LengthDelimitedCodec
+from tests.benchmarks import channels
+from tests.benchmarks.of_anyio import LOOPS, on, together
+from tests.benchmarks.program import take_turns
+from tests.benchmarks.work import (
+    BACKLOG,
+    HOST,
+    MESSAGE,
+    SMALL,
+    STAMP,
+    Figures,
+    RoundTrips,
+    Server,
+    Tell,
+    Work,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Peer:
+    """A node that reads and writes messages with a length prefix; subclasses say what to do with them."""
+
+    def __init__(self, work: Work, *, listening: bool) -> None:
+        self.work = work
+        self.codec = LengthDelimitedCodec(max_length=max(8 << 20, work.size))
+        self.node = Node(
+            Config(
+                listener_addr=None if not listening else ("0.0.0.0" if work.kind == "setup" else HOST, 0),
+                listener_backlog=BACKLOG,
+                max_connections=work.connections + 100,
+            )
+        )
+        self.node.enable_reading(self)
+        self.outbox = self.node.enable_writing(self)
+
+    def decoder(self, addr: Address, side: Side) -> LengthDelimitedCodec:
+        return LengthDelimitedCodec(max_length=self.codec.max_length)
+
+    def encoder(self, addr: Address, side: Side) -> LengthDelimitedCodec:
+        return self.codec
+
+    async def process_message(self, source: Address, message: bytes) -> None:
+        raise NotImplementedError
+
+
+class Echo(Peer):
+    async def process_message(self, source: Address, message: bytes) -> None:
+        if len(message) == SMALL:
+            await self.outbox.send(source, message)
+
+
+class Serving(Peer):
+    def __init__(self, work: Work, tell: Tell) -> None:
+        super().__init__(work, listening=True)
+        self.tell = tell
+
+
+class Sink(Serving):
+    received, began = 0, 0.0
+
+    async def process_message(self, source: Address, message: bytes) -> None:
+        if message:
+            self.received += 1
+            if self.received == 1:
+                self.began = perf_counter()
+        else:
+            took = perf_counter() - self.began
+            self.tell.figures(received=self.received, rate=(self.received - 1) / took)
+            await self.outbox.send(source, b"")
+
+
+class Broadcaster(Serving):
+    async def process_message(self, source: Address, message: bytes) -> None:
+        self.outbox.broadcast(STAMP.pack(perf_counter()).ljust(self.work.size, b"\0"))
+
+
+class Disconnecter(Serving):
+    async def process_message(self, source: Address, message: bytes) -> None:
+        self.node.start_soon(self.disconnect_all)
+
+    async def disconnect_all(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for addr in self.node.connections:
+                tasks.start_soon(self.node.disconnect, addr)
+        self.tell.figures(ended=perf_counter())
+
+
+class Closer(Serving):
+    async def process_message(self, source: Address, message: bytes) -> None:
+        await self.node.shut_down()
+
+
+async def serve(work: Work, tell: Tell) -> None:
+    peer: Peer
+    match work.kind:
+        case "throughput":
+            peer = Sink(work, tell)
+        case "broadcast":
+            peer = Broadcaster(work, tell)
+        case "disconnect":
+            peer = Disconnecter(work, tell)
+        case "shutdown":
+            peer = Closer(work, tell)
+        case _:
+            peer = Echo(work, listening=True)
+    async with peer.node as node:
+        _, port = await node.start_listening()
+        tell.listening(port)
+        await node.wait_closed()
+    tell.figures(ended=perf_counter())
+
+
+class Calling(Peer):
+    """Waits for a last word of the server's."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work, listening=False)
+        self.done = anyio.Event()
+
+    async def process_message(self, source: Address, message: bytes) -> None:
+        self.done.set()
+
+    @asynccontextmanager
+    async def connected(self, server: Server) -> AsyncIterator[Connection]:
+        async with self.node as node:
+            yield await node.connect((HOST, server.port))
+
+
+class Pinger(Calling):
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        self.trips = RoundTrips(work)
+
+    async def process_message(self, source: Address, message: bytes) -> None:
+        if self.trips.answered():
+            await self.ping(source)
+        else:
+            self.done.set()
+
+    async def ping(self, addr: Address) -> None:
+        self.trips.sent()
+        await self.outbox.send(addr, MESSAGE)
+
+
+async def source(work: Work, server: Server) -> Figures:
+    peer, message, sent = Calling(work), bytes(work.size), 0
+    async with peer.connected(server) as connection:
+        send, addr = peer.outbox.send, connection.addr
+        deadline = perf_counter() + work.seconds
+        while sent < 2 or perf_counter() < deadline:
+            for _ in range(work.burst):
+                await send(addr, message)
+            sent += work.burst
+        await send(addr, b"")
+        await peer.done.wait()
+    return {"sent": sent}
+
+
+async def ping(work: Work, server: Server) -> Figures:
+    peer = Pinger(work)
+    async with peer.connected(server) as connection:
+        for _ in range(work.in_flight):
+            await peer.ping(connection.addr)
+        await peer.done.wait()
+    return peer.trips.figures()
+
+
+class Dialled:
+    """A connection whose answers are told from each other by nothing: one at a time."""
+
+    def __init__(self, peer: Calling, addr: Address) -> None:
+        self._peer, self._addr = peer, addr
+
+    async def send(self, message: bytes) -> None:
+        self._peer.done = anyio.Event()
+        await self._peer.outbox.send(self._addr, message)
+
+    async def receive(self) -> bytes:
+        await self._peer.done.wait()
+        return MESSAGE
+
+
+async def set_up(work: Work, server: Server) -> Figures:
+    """A node connects to an address once: this one dials many of the loopback addresses of one other."""
+    peer = Calling(work)
+    hosts = (f"127.0.{number // 250}.{number % 250 + 1}" for number in count())
+
+    async def dial() -> Dialled:
+        connection = await peer.node.connect((next(hosts), server.port))
+        return Dialled(peer, connection.addr)
+
+    async with peer.node:
+        return await channels.set_up(dial, together, work, server)
+
+
+async def call(work: Work, server: Server) -> Figures:
+    match work.kind:
+        case "throughput":
+            return await source(work, server)
+        case "setup":
+            return await set_up(work, server)
+        case _:
+            return await ping(work, server)
+
+
+if __name__ == "__main__":
+    take_turns({f"pea2pea, {loop}": on(loop, serve, call) for loop in LOOPS})
