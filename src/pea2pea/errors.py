@@ -58,15 +58,26 @@ class HandshakeTimeoutError(HandshakeError, TimeoutError):
     """The handshake did not end within the timeout given to `enable_handshake`."""
 
 
-class NotConnectedError(NodeError):
-    """There is no established connection to that peer, or it has begun to end."""
+class _AboutPeerError(NodeError):
+    """`addr` is the address of the peer that it is about."""
+
+    def __init__(self, message: str, addr: tuple[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.addr = addr
+
+    def __reduce__(self) -> tuple[type[_AboutPeerError], tuple[str, tuple[str, int] | None]]:
+        return type(self), (str(self), self.addr)
+
+
+class NotConnectedError(_AboutPeerError):
+    """There is no established connection to that peer, or it takes no more messages since it has ended."""
 
 
 class QueueFullError(NodeError):
     """The outgoing queue of that peer is full: wait with `Outbox.send`, drop the message, or drop the peer."""
 
 
-class DeliveryError(NodeError):
+class DeliveryError(_AboutPeerError):
     """The connection ended before the message was handed to the operating system."""
 
 

@@ -1,0 +1,75 @@
+"""A small, low-level, customizable TCP peer-to-peer node, for asyncio and trio.
+
+The modules, in the order of a connection's life (imports point upwards in this list only):
+
+    errors, config, stats       what is raised, set and counted
+    codecs                      bytes to messages and back; no I/O
+    transport                   byte streams: TCP, or one's own
+    connection                  one connection: its state, and the one way to end it
+    protocols                   the five interfaces a user implements, and what runs each for one connection
+    _admission                  limits, and the table of connections; nothing waits there
+    node                        listens, dials, supervises, shuts down: one task a connection
+    topology, testing           helpers for many nodes, and for tests of one's codecs
+"""
+
+from ._address import Address
+from .codecs import Codec, Decoder, Encoder, Frame
+from .config import Config
+from .connection import Connection, DisconnectOrigin, Peer, Side
+from .errors import (
+    AlreadyConnectedError,
+    ConnectionLimitError,
+    DeliveryError,
+    FrameError,
+    HandshakeError,
+    HandshakeTimeoutError,
+    NodeClosedError,
+    NodeError,
+    NotConnectedError,
+    QueueFullError,
+    SelfConnectionError,
+)
+from .node import Node
+from .protocols.handshake import Handshake
+from .protocols.on_connect import OnConnect
+from .protocols.on_disconnect import OnDisconnect
+from .protocols.reading import Reading
+from .protocols.writing import Outbox, Writing
+from .stats import Heuristics, Stats
+from .transport import Listener, TCPTransport, Transport
+
+__all__ = [
+    "Address",
+    "AlreadyConnectedError",
+    "Codec",
+    "Config",
+    "Connection",
+    "ConnectionLimitError",
+    "Decoder",
+    "DeliveryError",
+    "DisconnectOrigin",
+    "Encoder",
+    "Frame",
+    "FrameError",
+    "Handshake",
+    "HandshakeError",
+    "HandshakeTimeoutError",
+    "Heuristics",
+    "Listener",
+    "Node",
+    "NodeClosedError",
+    "NodeError",
+    "NotConnectedError",
+    "OnConnect",
+    "OnDisconnect",
+    "Outbox",
+    "Peer",
+    "QueueFullError",
+    "Reading",
+    "SelfConnectionError",
+    "Side",
+    "Stats",
+    "TCPTransport",
+    "Transport",
+    "Writing",
+]

@@ -1,0 +1,67 @@
+"""Addresses in one form only, so that equal peers have equal keys. No I/O but one probing bind."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv6Address, ip_address
+from typing import TypeAlias
+
+Address: TypeAlias = tuple[str, int]
+"""A canonical IP literal and a port: compressed, and IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2) folded to IPv4."""
+
+
+def canonical(addr: Address) -> Address:
+    """The one form of an address; a host that is no IP literal is taken as it is."""
+    host, port = addr
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return host, port
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return str(ip), port
+
+
+def checked(addr: Address, what: str = "the address") -> Address:
+    """`canonical`, for what a user gives: anything but a pair of host and port is refused with its value.
+
+    Raises `TypeError` or `ValueError`.
+    """
+    given: object = addr
+    if not isinstance(given, tuple) or len(addr) != 2:
+        raise TypeError(f"{what} must be a pair (host, port), not {given!r}")
+    host, port = addr
+    if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+        raise TypeError(f"{what} must be a pair (host: str, port: int), not {given!r}")
+    if not host:
+        raise ValueError(f"{what} has an empty host: {given!r}; for all interfaces use '0.0.0.0' or '::'")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{what} has a port outside 0 to 65535: {given!r}")
+    return canonical(addr)
+
+
+def group_of(host: str, ipv6_prefix: int) -> str | None:
+    """What connections are counted by: an IPv4 address or an IPv6 prefix; None for what is exempt.
+
+    Exempt are loopback and hosts that are no IP literal.
+    """
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return None
+    if ip.is_loopback:
+        return None
+    if isinstance(ip, IPv6Address):
+        return f"{int(ip) >> (128 - ipv6_prefix):x}/{ipv6_prefix}"
+    return str(ip)
+
+
+def is_local(host: str) -> bool:
+    """Whether this machine owns the IP address: then, and only then, a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True

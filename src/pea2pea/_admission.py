@@ -1,0 +1,140 @@
+"""Who may connect: the limits, and the table of connections.
+
+Rule 1: what is checked and what is taken is one step: nothing here waits, so no limit can be overrun.
+Rule 2: whatever was reserved is released, once, by whoever reserved it: `release` is for every way a connection ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Set, ValuesView
+from typing import TYPE_CHECKING, TypeVar
+
+from ._address import Address, canonical, group_of
+from .connection import Connection, Link, Side
+from .errors import AlreadyConnectedError, ConnectionLimitError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+
+S = TypeVar("S")
+
+
+class Admission:
+    """The slots of one node."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.established: dict[Address, Link] = {}
+        self.connecting: dict[Address, Side] = {}
+        self._of_side: Counter[Side] = Counter()
+        self._of_group: Counter[str] = Counter()
+        self._setting_up: Counter[Side] = Counter()
+
+    def has_budget(self, side: Side) -> bool:
+        """Whether one more set-up may be under way on that side."""
+        return self._setting_up[side] < self._config.max_connecting
+
+    def reserve(self, addr: Address, side: Side) -> None:
+        """Take a slot for a connection that is being set up.
+
+        Raises `AlreadyConnectedError` or `ConnectionLimitError`; then nothing is taken.
+        """
+        config = self._config
+        where = f"{addr[0]}:{addr[1]}"
+        if addr in self.established:
+            raise AlreadyConnectedError(f"there is a connection to {where} already")
+        if addr in self.connecting:
+            raise AlreadyConnectedError(f"a connection to {where} is being set up already")
+        if not self.has_budget(side):
+            raise _limit("max_connecting", config.max_connecting, where)
+        if len(self.established) + len(self.connecting) >= config.max_connections:
+            raise _limit("max_connections", config.max_connections, where)
+        inbound = side is Side.RESPONDER
+        if inbound and config.max_inbound is not None and self._of_side[side] >= config.max_inbound:
+            raise _limit("max_inbound", config.max_inbound, where)
+        group = group_of(addr[0], config.ipv6_prefix)
+        if group is not None:
+            if self._of_group[group] >= config.max_connections_per_ip:
+                raise _limit("max_connections_per_ip", config.max_connections_per_ip, where)
+            self._of_group[group] += 1
+        self.connecting[addr] = side
+        self._of_side[side] += 1
+        self._setting_up[side] += 1
+
+    def establish(self, link: Link) -> None:
+        """The set-up is over: the connection is among the established ones."""
+        side = self.connecting.pop(link.addr)
+        self._setting_up[side] -= 1
+        self.established[link.addr] = link
+
+    def release(self, addr: Address) -> None:
+        """Give the slot back, of an established connection or of a set-up."""
+        link = self.established.pop(addr, None)
+        if link is not None:
+            side = link.side
+        else:
+            side = self.connecting.pop(addr)
+            self._setting_up[side] -= 1
+        self._of_side[side] -= 1
+        group = group_of(addr[0], self._config.ipv6_prefix)
+        if group is not None:
+            self._of_group[group] -= 1
+            if not self._of_group[group]:
+                del self._of_group[group]
+
+
+def _limit(field: str, value: int, where: str) -> ConnectionLimitError:
+    return ConnectionLimitError(f"no connection with {where}: {field}={value} is reached", field)
+
+
+class ConnectionsView(Mapping[Address, Connection]):
+    """The established connections, live and read-only. Iterates over a snapshot."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._found = admission.established
+
+    def __getitem__(self, addr: Address) -> Connection:
+        link = self._found.get(addr)
+        return self._found[canonical(addr)] if link is None else link
+
+    def __iter__(self) -> Iterator[Address]:
+        return iter(list(self._found))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def values(self) -> ValuesView[Connection]:
+        """A snapshot."""
+        return dict[Address, Connection](self._found).values()
+
+    def items(self) -> ItemsView[Address, Connection]:
+        """A snapshot."""
+        return dict[Address, Connection](self._found).items()
+
+    def __repr__(self) -> str:
+        return f"<connections {list(self._found)}>"
+
+
+class ConnectingView(Set[Address]):
+    """The addresses of connections that are being set up, live and read-only. Iterates over a snapshot."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._found = admission.connecting
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[S]) -> Set[S]:  # what `view & other` and the like return
+        return set(it)
+
+    def __contains__(self, addr: object) -> bool:
+        return addr in self._found
+
+    def __iter__(self) -> Iterator[Address]:
+        return iter(list(self._found))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"<connecting {list(self._found)}>"

@@ -1,0 +1,244 @@
+"""A connection: what users see of it, and its state.
+
+Rule 1: it ends once. `Link.end` is the only way to end it; the first cause wins, and is the origin.
+Rule 2: whatever ends it, synchronously sets it on its way; the waiting is done by the connection's own task.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context, ContextVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anyio import CancelScope, Event, TypedAttributeProvider, current_time
+from typing_extensions import TypeVarTuple, Unpack
+
+from ._address import Address
+from .errors import NotConnectedError
+from .stats import Stats
+from .transport import TCPStream
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream, TaskGroup
+
+    from ._report import Reporter
+    from .protocols.reading import Reader
+    from .protocols.writing import Writer
+
+Ts = TypeVarTuple("Ts")
+
+
+class Side(Enum):
+    """Which part a node plays in a connection; always this node's own. `~side` is the other one."""
+
+    INITIATOR = "initiator"
+    """This node has dialled."""
+    RESPONDER = "responder"
+    """This node was dialled."""
+
+    def __invert__(self) -> Side:
+        return Side.RESPONDER if self is Side.INITIATOR else Side.INITIATOR
+
+
+class DisconnectOrigin(Enum):
+    """What ended a connection."""
+
+    USER = "user"
+    """`Node.disconnect`, at this node."""
+    SHUTDOWN = "shutdown"
+    """This node shuts down."""
+    READING = "reading"
+    """The peer closed or broke the connection, sent no valid frame or nothing at all, or `process_message` raised."""
+    WRITING = "writing"
+    """A write failed or timed out."""
+    ON_CONNECT = "on_connect"
+    """`on_connect` raised."""
+
+
+class Connection(TypedAttributeProvider):
+    """One connection to one peer, read-only.
+
+    It is compared by identity and can be referenced weakly. As a `Peer` it means this very connection, never a
+    later one with the same address. `extra(attribute)` reaches the typed attributes of its stream (AnyIO's
+    `SocketAttribute`, `TLSAttribute` and so on).
+    """
+
+    __slots__ = ("_addr", "_cause", "_dialled", "_side", "_stats")
+
+    def __init__(self, addr: Address, side: Side, dialled: Address | None) -> None:
+        self._addr = addr
+        self._side = side
+        self._dialled = dialled
+        self._stats = Stats()
+        self._cause: Exception | None = None
+
+    @property
+    def addr(self) -> Address:
+        """The peer's address; the key of this connection in `Node.connections`."""
+        return self._addr
+
+    @property
+    def side(self) -> Side:
+        """This node's side."""
+        return self._side
+
+    @property
+    def dialled(self) -> Address | None:
+        """What `Node.connect` was given, host name and all; None for a connection that was not dialled."""
+        return self._dialled
+
+    @property
+    def stats(self) -> Stats:
+        """What went over this connection."""
+        return self._stats
+
+    @property
+    def cause(self) -> Exception | None:
+        """Once it ends with READING or WRITING: why; None after the peer's clean close."""
+        return self._cause
+
+    @abstractmethod
+    def start_soon(
+        self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
+    ) -> None:
+        """Run `func(*args)` in the background for as long as the connection lives; then it is cancelled.
+
+        What it raises is logged and counted in `Heuristics.hook_errors`, and harms nobody. Raises
+        `NotConnectedError` if the connection has ended.
+        """
+
+
+Peer: TypeAlias = Address | Connection
+"""Whom to send to or disconnect: an address, or a `Connection`, which never stands for its successor."""
+
+current_link: ContextVar[Link | None] = ContextVar("pea2pea_current_link", default=None)
+"""The connection in whose hooks or background tasks the code runs."""
+
+
+class Link(Connection):
+    """A connection as the library sees it."""
+
+    __slots__ = (
+        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "origin", "reader", "reading", "report", "stream",
+        "tasks", "totals", "writer",
+    )  # fmt: skip
+
+    def __init__(
+        self, addr: Address, side: Side, dialled: Address | None, base: ByteStream, report: Reporter, totals: Stats
+    ) -> None:
+        super().__init__(addr, side, dialled)
+        self.base = base  # as it was accepted, dialled or adopted
+        self.stream = base  # as the handshake returned it
+        self.report = report
+        self.totals = totals  # of the node
+        self.context: Context | None = None  # with this connection in `current_link`
+        self.tasks: TaskGroup | None = None
+        self.reader: Reader[Any] | None = None
+        self.reading: CancelScope | None = None  # around the readers, while there are any
+        self.hook: CancelScope | None = None  # around the last hooks
+        self.goodbye: CancelScope | None = None  # around the flush and what follows
+        self.writer: Writer[Any] | None = None
+        self.origin: DisconnectOrigin | None = None
+        self.deadline = math.inf  # when an orderly end gives up
+        self.draining = False  # the peer has closed cleanly; handlers still work on what it sent
+        self.broken = False  # nothing more can, or shall, be sent
+        self.gone = False
+        self.ended: Event | None = None
+
+    @property
+    def direct(self) -> TCPStream | None:
+        """The socket's stream, if nothing wraps it."""
+        return self.stream if self.stream is self.base and isinstance(self.stream, TCPStream) else None
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """Those of the stream that the handshake returned."""
+        return self.stream.extra_attributes
+
+    def start_soon(
+        self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
+    ) -> None:
+        """See `Connection`."""
+        if self.tasks is None or self.gone:
+            raise NotConnectedError(f"the connection to {self.addr} has ended", self.addr)
+        place = f"background task {name or getattr(func, '__qualname__', func)!s}"
+
+        async def background() -> None:
+            await self.report.call(place, func, *args, peer=self.addr)
+
+        self.spawn(background(), name or place)
+
+    def spawn(self, coro: Coroutine[Any, Any, None], name: object) -> None:
+        """Start a task of this connection's."""
+        assert self.tasks is not None
+        self.tasks.create_task(coro, name=name, context=self.context)
+
+    def end(
+        self,
+        origin: DisconnectOrigin,
+        cause: Exception | None = None,
+        *,
+        broken: bool = False,
+        draining: bool = False,
+    ) -> bool:
+        """Set the end going, if nothing else has; says whether this was the cause.
+
+        `broken`: the stream is of no use any more. `draining`: the peer has closed cleanly, so that the readers end
+        by themselves, once what was received is processed.
+        """
+        if self.origin is not None:
+            if self.draining and origin is self.origin and self._cause is None:
+                self._cause = cause
+            return False
+        self.origin = origin
+        self._cause = cause if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING) else None
+        self.broken = broken
+        self.draining = draining
+        if self.reader is not None:
+            self.reader.interrupt()
+        if not draining and self.reading is not None:
+            self.reading.cancel()
+        return True
+
+    def abort(self) -> None:
+        """Fail what is queued, close the socket and cut short whatever the end is waiting for, but no hook."""
+        self.broken = True
+        if self.writer is not None:
+            self.writer.fail()
+        if isinstance(self.base, TCPStream):
+            self.base.close(reset=True)
+        for scope in (self.reading, self.goodbye):
+            if scope is not None:
+                scope.cancel()
+
+    def hurry(self, deadline: float) -> None:
+        """Let the end be over by then."""
+        self.deadline = min(self.deadline, deadline)
+        for scope in (self.reading, self.hook, self.goodbye):
+            if scope is not None:
+                scope.deadline = min(scope.deadline, deadline)
+
+    def grant(self, grace: float) -> None:
+        """Give a handler `grace` seconds for the message at hand, while what was received is drained."""
+        if self.reading is not None:
+            self.reading.deadline = min(self.deadline, current_time() + grace)
+
+    def remove(self) -> None:
+        """Wake those who wait for its end."""
+        self.gone = True
+        if self.ended is not None:
+            self.ended.set()
+
+    async def wait_ended(self) -> None:
+        """Until it is closed and removed."""
+        if not self.gone:
+            if self.ended is None:
+                self.ended = Event()
+            await self.ended.wait()
+
+    def __repr__(self) -> str:
+        state = "established" if self.origin is None else f"ended by {self.origin.name}"
+        return f"<Connection {self.side.value} {self.addr[0]}:{self.addr[1]}, {state}>"

@@ -1,0 +1,832 @@
+"""The node: listens, dials, looks after its connections, and shuts down.
+
+    Node.__asynccontextmanager__        the block: a task group that holds one task, `_manage`, shielded
+      _manage                           three groups, ended from the inside out
+        services                        accept loop, flusher, idle watch
+          background                    what users start
+            lives                       one task a connection: `_run` = set up, `_live`, close, remove
+
+Rule 1: whatever is done to a connection is done by its own task; everybody else only sets it going (`Link.end`).
+Rule 2: a slot that was reserved is released by the task that runs the connection, in its `finally`.
+Rule 3: nothing of the user's runs outside `Reporter.call`, or a place that judges its exceptions the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Set
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyio import (
+    TASK_STATUS_IGNORED,
+    AsyncContextManagerMixin,
+    CancelScope,
+    Event,
+    aclose_forcefully,
+    create_task_group,
+    current_effective_deadline,
+    current_time,
+    get_cancelled_exc_class,
+    move_on_after,
+    sleep,
+)
+from anyio.abc import SocketAttribute
+from anyio.lowlevel import checkpoint
+from typing_extensions import TypeVarTuple, Unpack
+
+from ._address import Address, canonical, checked, is_local
+from ._admission import Admission, ConnectingView, ConnectionsView
+from ._report import Reporter
+from .config import Config, at_least_one, seconds
+from .connection import Connection, DisconnectOrigin, Link, Peer, Side, current_link
+from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError, SelfConnectionError
+from .protocols.handshake import Handshake, shake_hands
+from .protocols.on_connect import Greeter, OnConnect
+from .protocols.on_disconnect import OnDisconnect, take_leave
+from .protocols.reading import Discarder, Reader, Reading, notice_end
+from .protocols.writing import Flusher, Outbox, Writer, Writing
+from .stats import Heuristics, Stats
+from .transport import Listener, TCPStream, TCPTransport, Transport
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream, TaskGroup, TaskStatus
+
+M = TypeVar("M")
+Ts = TypeVarTuple("Ts")
+
+_numbers = count()
+_BACK_OFF_MIN, _BACK_OFF_MAX = 0.05, 1.0  # seconds between two tries to accept
+
+
+class _SetUp:
+    """A connection that is being set up, and whoever waits for that."""
+
+    def __init__(self, link: Link | None, dialled: Address | None) -> None:
+        self.link = link
+        self.dialled = dialled
+        self.caller = current_link.get()  # in whose hook `connect` was called
+        self.scope = CancelScope()
+        self.error: Exception | None = None
+        self.done = Event()
+
+
+class Node(AsyncContextManagerMixin):
+    """A peer-to-peer node: starts, ends and maintains connections; what they say is up to the enabled protocols.
+
+    It is used once, as `async with node:`, which owns every task of the node: leaving the block shuts the node down
+    gracefully, and what was raised in the block comes out as it is. Nothing here is thread-safe.
+
+    `transport` says where byte streams come from; TCP by default.
+    """
+
+    def __init__(self, config: Config = Config(), *, transport: Transport | None = None) -> None:  # noqa: B008  # frozen
+        self._config = config
+        self._name = str(next(_numbers)) if config.name is None else config.name
+        self._stats = Stats()
+        self._heuristics = Heuristics()
+        self._report = Reporter(self._name, self._heuristics)
+        self._transport: Transport = TCPTransport() if transport is None else transport
+        self._admission = Admission(config)
+        self._connections = ConnectionsView(self._admission)
+        self._connecting = ConnectingView(self._admission)
+        self._handshake: tuple[Handshake, float] | None = None
+        self._reader: Callable[[Link], Reader[Any]] | None = None
+        self._idle_timeout: float | None = None
+        self._writer: Callable[[Link], Writer[Any]] | None = None
+        self._flusher = Flusher()
+        self._on_connect: tuple[OnConnect, bool] | None = None
+        self._on_disconnect: tuple[OnDisconnect, float] | None = None
+        self._services: TaskGroup | None = None
+        self._background: TaskGroup | None = None
+        self._lives: TaskGroup | None = None
+        self._context: Context = copy_context()
+        self._entered = False
+        self._closing = False
+        self._fatal: BaseException | None = None
+        self._abandon: Callable[[], None] = lambda: None
+        self._setups: set[_SetUp] = set()
+        self._running_services: set[str] = set()
+        self._starting = False
+        self._listener: Listener | None = None
+        self._accepting: CancelScope | None = None
+        self._room: Event | None = None  # where the accept loop waits for a slot
+        self._loops: dict[tuple[Address, Address], Link] = {}  # own dials that might end at our own listener
+
+    # What there is to see
+
+    @property
+    def name(self) -> str:
+        """The name given in the config, or a number of its own."""
+        return self._name
+
+    @property
+    def config(self) -> Config:
+        """What it was made with."""
+        return self._config
+
+    @property
+    def stats(self) -> Stats:
+        """What went over all its connections, past ones included."""
+        return self._stats
+
+    @property
+    def heuristics(self) -> Heuristics:
+        """Counters of what the application cannot see."""
+        return self._heuristics
+
+    @property
+    def listening_addr(self) -> Address | None:
+        """Where it listens; None while it does not."""
+        return None if self._listener is None else self._listener.addr
+
+    @property
+    def connections(self) -> Mapping[Address, Connection]:
+        """The established connections: a live, read-only view, which iterates over a snapshot."""
+        return self._connections
+
+    @property
+    def connecting(self) -> Set[Address]:
+        """The addresses of connections that are being set up: a live, read-only view, likewise."""
+        return self._connecting
+
+    def __repr__(self) -> str:
+        state = "new" if not self._entered else "closed" if self._is_closed else "closing" if self._closing else "running"
+        where = self.listening_addr
+        listening = "" if where is None else f", listening at {where[0]}:{where[1]}"
+        return f"<Node {self._name}, {state}{listening}, {len(self._connections)} connections>"
+
+    # The protocols
+
+    def enable_handshake(self, handshake: Handshake, *, timeout: float = 5.0) -> None:
+        """Let `handshake` decide about every connection from now on, within `timeout` seconds."""
+        self._enabling("handshake", self._handshake, handshake, "perform_handshake")
+        seconds("timeout", timeout)
+        self._handshake = handshake, timeout
+
+    def enable_reading(
+        self, reading: Reading[M], *, drop_beyond: int | None = None, idle_timeout: float | None = 60.0
+    ) -> None:
+        """Let `reading` decode and process what peers send, on every connection from now on.
+
+        While `process_message` is busy, a peer is slowed down by TCP. With `drop_beyond`, reading goes on instead, and
+        so many messages wait at the most; what comes on top is dropped, counted in `Heuristics.dropped_messages`, and
+        logged. A connection ends when no complete message has come for `idle_timeout` seconds while no handler was
+        busy; None: it may be silent for ever (SO_KEEPALIVE is set anyway).
+        """
+        self._enabling("reading", self._reader, reading, "decoder", "process_message")
+        if drop_beyond is not None:
+            at_least_one("drop_beyond", drop_beyond)
+        if idle_timeout is not None:
+            seconds("idle_timeout", idle_timeout)
+        self._idle_timeout = idle_timeout
+        grace = self._config.grace_period
+        self._reader = lambda link: Reader(link, reading, drop_beyond=drop_beyond, grace=grace)
+
+    def enable_writing(
+        self, writing: Writing[M], *, queue_depth: int = 1024, queue_bytes: int = 262_144, timeout: float = 10.0
+    ) -> Outbox[M]:
+        """Let messages be sent, on every connection from now on; the outbox is what to send them with.
+
+        A peer's queue is full at `queue_depth` messages or `queue_bytes` bytes, whichever comes first. Each 64 KiB, or
+        what is left, must be taken by the peer within `timeout` seconds, or the connection ends.
+        """
+        self._enabling("writing", self._writer, writing, "encoder")
+        at_least_one("queue_depth", queue_depth)
+        at_least_one("queue_bytes", queue_bytes)
+        seconds("timeout", timeout)
+        writers: dict[Peer, Writer[M]] = {}
+
+        def writer(link: Link) -> Writer[M]:
+            encoder = writing.encoder(link.addr, link.side)
+            return Writer(
+                link, encoder, self._flusher, writers, depth=queue_depth, limit=queue_bytes, timeout=timeout
+            )
+
+        self._writer = writer
+        return Outbox(writers)
+
+    def enable_on_connect(self, hook: OnConnect, *, abortable: bool = True) -> None:
+        """Call `hook` for every connection that is established from now on.
+
+        It is cancelled when the connection ends; with `abortable=False` the end waits for it, within the grace period.
+        """
+        self._enabling("on_connect", self._on_connect, hook, "on_connect")
+        self._on_connect = hook, abortable
+
+    def enable_on_disconnect(self, hook: OnDisconnect, *, timeout: float = 3.0) -> None:
+        """Call `hook` for every connection that ends from now on, for `timeout` seconds at the most."""
+        self._enabling("on_disconnect", self._on_disconnect, hook, "on_disconnect")
+        seconds("timeout", timeout)
+        self._on_disconnect = hook, timeout
+
+    def _enabling(self, what: str, already: object, given: object, *methods: str) -> None:
+        if already is not None:
+            raise RuntimeError(f"{what} is enabled already; a node has one of each protocol")
+        for method in methods:
+            if not callable(getattr(given, method, None)):
+                raise TypeError(f"enable_{what} needs an object with a method {method}, not {given!r}")
+
+    # The block
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Node, None]:
+        if self._entered:
+            raise RuntimeError(f"{self!r} was entered before; a node is used once, make a new one")
+        self._entered = True
+        self._context = copy_context()
+        self._stop = Event()
+        self._closed = Event()
+        body_error: BaseException | None = None
+        try:
+            async with create_task_group() as group:
+                self._group = group
+                await group.start(self._manage, name=f"pea2pea node {self._name}")
+                try:
+                    yield self
+                except BaseException as error:  # noqa: BLE001  # it is raised again, outside of the group
+                    body_error = error
+                self._begin_to_close()
+                try:
+                    with CancelScope(shield=True):
+                        await self._closed.wait()
+                except BaseException:
+                    self._abandon()
+                    raise
+        except BaseException:
+            if body_error is None and self._fatal is None:
+                raise
+        if self._fatal is not None:
+            raise self._fatal
+        if body_error is not None:
+            raise body_error
+
+    async def _manage(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        try:
+            with CancelScope(shield=True) as scope:
+                self._abandon = scope.cancel
+                async with create_task_group() as self._services:
+                    async with create_task_group() as self._background:
+                        async with create_task_group() as self._lives:
+                            task_status.started()
+                            await self._stop.wait()
+                        self._background.cancel_scope.cancel()
+                    self._services.cancel_scope.cancel()
+        finally:
+            self._begin_to_close()
+            for link in list(self._admission.established.values()):
+                link.abort()
+            self._closed.set()
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._entered and self._closed.is_set()
+
+    def _begin_to_close(self) -> None:
+        if self._closing:
+            return
+        self._closing = self._report.closing = True
+        deadline = current_time() + self._config.grace_period
+        for setup in self._setups:
+            setup.scope.cancel()
+        for link in list(self._admission.established.values()):
+            link.end(DisconnectOrigin.SHUTDOWN)
+            link.hurry(deadline)
+        if self._accepting is not None:
+            self._accepting.cancel()
+        self._stop.set()
+
+    def _opened(self) -> None:
+        """Refuse what only a running node can do."""
+        if not self._entered:
+            raise RuntimeError(f"{self!r} is not running: use it inside of `async with node:`")
+        if self._closing:
+            raise NodeClosedError(f"{self!r} has shut down, or is about to")
+
+    async def shut_down(self) -> None:
+        """Shut down gracefully: stop listening, disconnect everybody (origin SHUTDOWN), end the background tasks.
+
+        Returns when that is done, within the grace period as far as user code can be cancelled; called from inside
+        a connection's hooks it only starts it. It may be called again, and from several tasks: they wait for the same
+        shutdown. Cancelling it only stops the waiting. The block itself goes on; leaving it does the same.
+        """
+        if not self._entered:
+            raise RuntimeError(f"{self!r} was never entered: there is nothing to shut down")
+        self._begin_to_close()
+        if self._in_own_hook():
+            await checkpoint()
+        else:
+            await self._closed.wait()
+
+    async def wait_closed(self) -> None:
+        """Until the node has shut down, whoever asked for it. Cancelling it changes nothing."""
+        if not self._entered:
+            raise RuntimeError(f"{self!r} was never entered")
+        await self._closed.wait()
+
+    def _in_own_hook(self) -> bool:
+        link = current_link.get()
+        return link is not None and link.report is self._report
+
+    def start_soon(
+        self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
+    ) -> None:
+        """Run `func(*args)` in the background until it is done or the node has disconnected everybody.
+
+        What it raises is logged and counted in `Heuristics.hook_errors`. Raises `NodeClosedError`.
+        """
+        self._opened()
+        assert self._background is not None
+        place = f"background task {name or getattr(func, '__qualname__', func)!s}"
+        self._background.create_task(
+            self._in_background(place, func, *args), name=name or place, context=self._context
+        )
+
+    async def _in_background(
+        self, place: str, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts]
+    ) -> None:
+        try:
+            await self._report.call(place, func, *args)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """What must go through ends the node at once, and comes out of the block as it is."""
+        self._fatal = self._fatal or error
+        self._abandon()
+        self._group.cancel_scope.cancel()
+
+    def _serve(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start one of the node's own services, once."""
+        if name not in self._running_services and self._services is not None:
+            self._running_services.add(name)
+            self._services.create_task(func(), name=f"pea2pea {name} {self._name}", context=self._context)
+
+    # Listening
+
+    async def start_listening(self) -> Address:
+        """Listen at `Config.listener_addr`, and return the address that was bound.
+
+        Raises `OSError` if that is not to be, `RuntimeError` without an address or when it listens already. When it
+        is cancelled, the node does not listen.
+        """
+        self._opened()
+        config = self._config
+        if config.listener_addr is None:
+            raise RuntimeError("this node does not listen: Config.listener_addr is None")
+        if self._listener is not None or self._starting:
+            raise RuntimeError(f"{self!r} is listening already")
+        self._starting = True
+        try:
+            listener = await self._transport.listen(
+                config.listener_addr, backlog=config.listener_backlog, reuse_port=config.reuse_listener_port
+            )
+        finally:
+            self._starting = False
+        if self._closing or self._services is None:
+            await listener.aclose()
+            raise NodeClosedError(f"{self!r} was shut down meanwhile")
+        self._listener = listener
+        self._accepting = CancelScope()
+        self._services.create_task(
+            self._accept(listener, self._accepting), name=f"pea2pea listener {self._name}", context=self._context
+        )
+        self._report.debug(f"listening at {listener.addr[0]}:{listener.addr[1]}")
+        return listener.addr
+
+    async def stop_listening(self) -> None:
+        """Accept nobody any more, and free the port. Connections, and those being set up, are left alone.
+
+        It does nothing if the node does not listen. Cancelling it does not keep it from being done.
+        """
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            if self._accepting is not None:
+                self._accepting.cancel()
+            with CancelScope(shield=True):
+                await listener.aclose()
+        else:
+            await checkpoint()
+
+    async def _accept(self, listener: Listener, scope: CancelScope) -> None:
+        pause = _BACK_OFF_MIN
+        try:
+            with scope:
+                while True:
+                    while not self._admission.has_budget(Side.RESPONDER):
+                        self._room = Event()
+                        await self._room.wait()
+                    try:
+                        stream, addr = await listener.accept()
+                    except Exception as error:  # noqa: BLE001  # an OSError, or a transport's bug: the node lives
+                        if self._listener is not listener:
+                            return
+                        self._heuristics.accept_errors += 1
+                        if isinstance(error, OSError):
+                            self._report.info("cannot accept for now", None, error)
+                        else:
+                            self._report.bug("Listener.accept", error)
+                        await sleep(pause)
+                        pause = min(pause * 2, _BACK_OFF_MAX)
+                        continue
+                    pause = _BACK_OFF_MIN
+                    await self._welcome(stream, addr)
+        finally:
+            if self._listener is listener:
+                self._listener = None
+                with CancelScope(shield=True):
+                    await listener.aclose()
+
+    async def _welcome(self, stream: ByteStream, addr: Address) -> None:
+        try:
+            self._refuse_loop(stream, addr)
+            self._admission.reserve(addr, Side.RESPONDER)
+        except NodeError as error:
+            self._heuristics.inbound_rejections += 1
+            self._report.info("turned a peer away", addr, error)
+            await self._close(stream)
+        else:
+            self._launch(_SetUp(self._link(stream, addr, Side.RESPONDER), None))
+            await checkpoint()
+
+    def _link(self, stream: ByteStream, addr: Address, side: Side, dialled: Address | None = None) -> Link:
+        return Link(addr, side, dialled, stream, self._report, self._stats)
+
+    @staticmethod
+    async def _close(stream: ByteStream) -> None:
+        """Close a stream now, whatever it is and does."""
+        if isinstance(stream, TCPStream):
+            stream.close()
+        else:
+            with suppress(Exception):  # closing is all that is wanted
+                await aclose_forcefully(stream)
+
+    # Dialling
+
+    async def connect(self, addr: Address) -> Connection:
+        """Connect to an address, shake hands, and return the established connection.
+
+        The host may be a name; then its addresses are tried in the system's order, and the connection's address is
+        the one that answered. A connection to it that is just ending is waited for.
+
+        Raises `OSError` (of the last address tried; `TimeoutError` after `Config.connection_timeout`), `HandshakeError`,
+        `AlreadyConnectedError`, `ConnectionLimitError`, `SelfConnectionError` or `NodeClosedError`.
+
+        When it is cancelled, what was begun is undone before it ends; a connection that was established in the very
+        moment stays.
+        """
+        self._opened()
+        return await self._set_up(_SetUp(None, checked(addr)))
+
+    async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
+        """Make a connection of a byte stream from anywhere, shake hands, and return the established connection.
+
+        `addr` is the peer's, under which the connection is known; its host may be anything. The stream is the node's
+        from here on: it is closed if the connection is not to be. For a TCP socket use `TCPTransport.wrap`; AnyIO's own
+        TCP streams read ahead without a bound on asyncio.
+
+        Raises and can be cancelled as `connect`.
+        """
+        try:
+            self._opened()
+            if not isinstance(side, Side):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+                raise TypeError(f"side must be a Side, not {side!r}")
+            addr = checked(addr)
+            self._admission.reserve(addr, side)
+        except BaseException:
+            with CancelScope(shield=True):
+                await self._close(stream)
+            raise
+        return await self._set_up(_SetUp(self._link(stream, addr, side), None))
+
+    async def _set_up(self, setup: _SetUp) -> Connection:
+        self._launch(setup)
+        try:
+            await setup.done.wait()
+        except BaseException:
+            setup.scope.cancel()
+            with CancelScope(shield=True):
+                await setup.done.wait()
+            raise
+        if setup.error is not None:
+            raise setup.error
+        assert setup.link is not None
+        return setup.link
+
+    def _launch(self, setup: _SetUp) -> None:
+        assert self._lives is not None
+        self._setups.add(setup)
+        peer = setup.dialled if setup.link is None else setup.link.addr
+        self._lives.create_task(self._run(setup), name=f"pea2pea {self._name} {peer}", context=self._context)
+
+    async def _dial(self, setup: _SetUp, dialled: Address) -> Link:
+        error: OSError | None = None
+        for addr in await self._transport.resolve(dialled):
+            while (ending := self._admission.established.get(addr)) is not None and ending.origin is not None:
+                if ending is setup.caller:
+                    raise AlreadyConnectedError(f"the connection to {addr} ends only when its hook has returned")
+                await ending.wait_ended()
+            self._refuse_self(addr)
+            try:
+                self._admission.reserve(addr, Side.INITIATOR)
+            except ConnectionLimitError as refusal:
+                self._heuristics.connect_budget_rejections += refusal.limit == "max_connecting"
+                raise
+            try:
+                stream = await self._dial_one(addr)
+            except OSError as failure:
+                self._admission.release(addr)
+                error = failure
+            except BaseException:
+                self._admission.release(addr)
+                raise
+            else:
+                return self._link(stream, addr, Side.INITIATOR, dialled)
+        raise error or OSError(f"{dialled[0]!r} has no address")
+
+    async def _dial_one(self, addr: Address) -> ByteStream:
+        timeout = self._config.connection_timeout
+        with move_on_after(timeout):
+            return await self._transport.dial(addr)
+        raise TimeoutError(f"{addr[0]}:{addr[1]} did not answer within {timeout} s")
+
+    def _refuse_self(self, addr: Address) -> None:
+        """An address of this machine, at the port where this node listens, is this node."""
+        listening = self.listening_addr
+        if listening is None or self._config.reuse_listener_port or addr[1] != listening[1]:
+            return
+        everywhere = listening[0] == "::" or (listening[0] == "0.0.0.0" and ":" not in addr[0])  # noqa: S104
+        if addr == listening or (everywhere and is_local(addr[0])):
+            raise SelfConnectionError(f"{addr[0]}:{addr[1]} is this very node")
+
+    def _watch_for_loop(self, link: Link) -> None:
+        """Remember a dial that might end at our own listener, and see whether it has."""
+        listening = self.listening_addr
+        if listening is None or link.side is Side.RESPONDER or link.addr[1] != listening[1]:
+            return
+        local = _local(link.base)
+        if local is None:
+            return
+        self._loops[local, link.addr] = link
+        inbound = [setup.link for setup in self._setups] + [self._admission.established.get(local)]
+        for other in inbound:
+            if other is not None and other.addr == local and _local(other.base) == link.addr:
+                self._drop(other)
+                raise SelfConnectionError(f"{link.addr[0]}:{link.addr[1]} is this very node")
+
+    def _refuse_loop(self, stream: ByteStream, addr: Address) -> None:
+        """An inbound connection whose names are those of an outbound one, swapped, is our own dial."""
+        if not self._loops:
+            return
+        local = _local(stream)
+        link = None if local is None else self._loops.get((addr, local))
+        if link is not None:
+            self._drop(link)
+            raise SelfConnectionError(f"{addr[0]}:{addr[1]} is this very node")
+
+    def _drop(self, link: Link) -> None:
+        """End a connection with ourselves, wherever it stands."""
+        error = SelfConnectionError(f"{link.addr[0]}:{link.addr[1]} is this very node")
+        for setup in self._setups:
+            if setup.link is link:
+                setup.error = error
+                setup.scope.cancel()
+        link.end(DisconnectOrigin.READING, error, broken=True)
+
+    # The life of a connection
+
+    async def _run(self, setup: _SetUp) -> None:
+        """The connection's task: whatever happens in it, the socket is closed and the slot given back."""
+        link = setup.link
+        try:
+            async with create_task_group() as tasks:
+                link = await self._establish(setup, tasks)
+                if link is not None:
+                    await self._live(link, tasks)
+                tasks.cancel_scope.cancel()
+        except get_cancelled_exc_class():
+            if current_effective_deadline() != -float("inf"):
+                self._report.info("a connection's task was cancelled from outside", link.addr if link else None)
+                return
+            raise
+        except BaseException as error:  # noqa: BLE001  # it comes out of the block
+            self._give_up(_innermost(error))
+        finally:
+            link = link or setup.link
+            if link is not None:
+                self._remove(link)
+                if not isinstance(link.base, TCPStream):
+                    with CancelScope(shield=True):
+                        await self._close(link.base)
+            self._settle(setup, NodeClosedError(f"{self!r} has shut down"))
+
+    def _settle(self, setup: _SetUp, error: Exception | None) -> None:
+        """The set-up is over, for better or worse."""
+        if setup in self._setups:
+            self._setups.remove(setup)
+            setup.error = setup.error or error
+            setup.done.set()
+
+    def _remove(self, link: Link) -> None:
+        if isinstance(link.base, TCPStream):
+            link.base.close()
+        if link.writer is not None:
+            link.writer.fail()
+        for names in [names for names, other in self._loops.items() if other is link]:
+            del self._loops[names]
+        self._admission.release(link.addr)
+        if self._room is not None and self._admission.has_budget(Side.RESPONDER):
+            self._room.set()
+            self._room = None
+        link.remove()
+
+    async def _establish(self, setup: _SetUp, tasks: TaskGroup) -> Link | None:
+        """Dial, if that is to be, and shake hands; None if nothing came of it."""
+        error: Exception | None = None
+        try:
+            with setup.scope:
+                if setup.link is None:
+                    assert setup.dialled is not None
+                    setup.link = await self._dial(setup, setup.dialled)
+                link = setup.link
+                current_link.set(link)
+                link.tasks, link.context = tasks, copy_context()
+                self._watch_for_loop(link)
+                if self._handshake is not None:
+                    link.stream = await shake_hands(link, *self._handshake)
+        except Exception as failure:  # noqa: BLE001  # for whoever waits
+            error = failure
+        if self._closing:
+            error = NodeClosedError(f"{self!r} was shut down meanwhile")
+        elif setup.scope.cancelled_caught and error is None:
+            error = NodeError("the set-up was cancelled")
+        error = setup.error or error
+        if error is not None:
+            setup.error = error
+            return None
+        assert setup.link is not None
+        self._admission.establish(setup.link)
+        self._settle(setup, None)
+        return setup.link
+
+    async def _live(self, link: Link, tasks: TaskGroup) -> None:
+        """From established to the last goodbye."""
+        if isinstance(link.base, TCPStream):
+            link.base.held = True
+        greeter = self._equip(link)
+        try:
+            if link.reader is not None:
+                await link.reader.run()
+            elif link.origin is None:
+                await notice_end(link)
+        except get_cancelled_exc_class() as error:
+            self._report.foreign("a connection's task", error, link.addr)
+            link.end(DisconnectOrigin.READING, broken=True)
+
+        assert link.origin is not None
+        link.hurry(current_time() + self._config.grace_period)
+        self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
+        if greeter is not None:
+            greeter.part()
+        discarder = Discarder(link)
+        if link.broken or link.draining:
+            discarder.skip()
+        else:
+            link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
+        if self._on_disconnect is not None:
+            await take_leave(link, *self._on_disconnect)
+        if greeter is not None:
+            with CancelScope(deadline=link.deadline) as link.hook:
+                await greeter.wait_done()
+        if link.writer is not None:
+            link.writer.close()
+        if not link.broken:
+            with CancelScope(deadline=link.deadline) as link.goodbye:
+                await self._say_goodbye(link, discarder)
+        if link.writer is not None and (lost := link.writer.fail()):
+            self._report.info(f"{lost} queued messages were given up", link.addr)
+
+    def _equip(self, link: Link) -> Greeter | None:
+        """Start what the enabled protocols do for a connection; `on_connect` is among it."""
+        greeter = None
+        try:
+            if self._writer is not None:
+                self._serve("flusher", self._flusher.run)
+                link.writer = self._writer(link)
+        except Exception as error:  # noqa: BLE001  # a user's bug ends its connection alone
+            self._report.bug("encoder", error, link.addr)
+            link.end(DisconnectOrigin.WRITING, error)
+        try:
+            if self._reader is not None and link.origin is None:
+                if self._idle_timeout is not None:
+                    self._serve("idle watch", self._watch_idle)
+                link.reader = self._reader(link)
+        except Exception as error:  # noqa: BLE001  # likewise
+            self._report.bug("decoder", error, link.addr)
+            link.end(DisconnectOrigin.READING, error)
+        if self._on_connect is not None and link.origin is None:
+            hook, abortable = self._on_connect
+            greeter = Greeter(link, hook, abortable=abortable)
+            link.spawn(greeter.run(), f"pea2pea on_connect {link.addr}")
+        return greeter
+
+    async def _say_goodbye(self, link: Link, discarder: Discarder) -> None:
+        """Flush, end the stream, and let what was sent arrive before the socket is closed."""
+        if link.writer is not None:
+            await link.writer.wait_flushed()
+        stream, base = link.stream, link.base
+        try:
+            try:
+                await stream.send_eof()
+            except (NotImplementedError, AttributeError):
+                # no half-close (TLS): the wrapper says goodbye, then what it wraps does
+                await discarder.stop()
+                await stream.aclose()
+                if stream is base or not isinstance(base, TCPStream):
+                    return
+                link.stream = base
+                await base.send_eof()
+                discarder = Discarder(link)
+                link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
+            await self._linger(link, discarder)
+            if stream is not base:
+                await discarder.stop()
+                await stream.aclose()
+        except Exception as error:  # noqa: BLE001  # the peer is gone before we are
+            self._report.debug(f"a goodbye was cut short: {error!r:.100}", link.addr)
+
+    async def _linger(self, link: Link, discarder: Discarder) -> None:
+        """Until the peer has closed, too, or is silent and has confirmed all that was sent."""
+        base = link.base
+        quiet = min(_QUIET, self._config.grace_period / 10)
+        pause = quiet / 16
+        silent = 0.0
+        while not discarder.is_done:
+            taken = discarder.taken
+            with move_on_after(pause):
+                await discarder.wait_done()
+            confirmed = isinstance(base, TCPStream) and base.unacknowledged() == 0
+            silent = silent + pause if confirmed and discarder.taken == taken else 0.0
+            if silent >= quiet:
+                return
+            pause = min(pause * 2, quiet / 2)
+
+    async def _watch_idle(self) -> None:
+        """End the connections on which nothing complete has come for too long."""
+        timeout = self._idle_timeout
+        assert timeout is not None
+        while True:
+            now = monotonic()
+            earliest = now + timeout
+            for link in list(self._admission.established.values()):
+                if link.reader is None or link.origin is not None:
+                    continue
+                due = link.reader.quiet_since + timeout
+                if due <= now:
+                    self._heuristics.idle_timeouts += 1
+                    self._report.info("a peer was silent for too long", link.addr)
+                    error = TimeoutError(f"no complete message from {link.addr} for {timeout} s")
+                    link.end(DisconnectOrigin.READING, error, broken=True)
+                earliest = min(earliest, due)
+            await sleep(max(earliest - monotonic(), timeout / 64))
+
+    async def disconnect(self, peer: Peer, *, abort: bool = False) -> bool:
+        """Disconnect a peer; says whether this was what ended the connection.
+
+        Returns once the connection is closed and removed: after its hook, and after all that was accepted for sending
+        has been written, within the grace period. With `abort` the socket is closed at once, without flush or
+        goodbye (a ban), and then the hook runs. Called from inside the connection's own hooks it only starts the end.
+        False, if there is no such connection or something else has ended it before.
+
+        Cancelling it only stops the waiting.
+        """
+        link = self._admission.established.get(canonical(peer) if isinstance(peer, tuple) else peer.addr)
+        if link is None or (isinstance(peer, Connection) and link is not peer):
+            await checkpoint()
+            return False
+        caused = link.end(DisconnectOrigin.USER)
+        if abort:
+            link.abort()
+        if current_link.get() is link:
+            await checkpoint()
+        else:
+            await link.wait_ended()
+        return caused
+
+
+_QUIET = 0.2  # seconds of silence after which a peer that has confirmed everything is not waited for any longer
+
+
+def _local(stream: ByteStream) -> Address | None:
+    """The local end of a stream, if it is one of a socket with an IP address."""
+    name = stream.extra(SocketAttribute.local_address, None)
+    return canonical((name[0], name[1])) if isinstance(name, tuple) else None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first exception in a group that is none itself; task groups wrap what leaves them."""
+    while (inner := getattr(error, "exceptions", None)) is not None:
+        error = inner[0]
+    return error

@@ -1,0 +1,56 @@
+"""Handshake: whether a connection comes to be, and over which stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from anyio import fail_after, get_cancelled_exc_class
+
+from ..errors import HandshakeError, HandshakeTimeoutError
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
+    from ..connection import Connection, Link
+
+
+class Handshake(Protocol):
+    """Opt in with `Node.enable_handshake`."""
+
+    async def perform_handshake(self, connection: Connection, stream: ByteStream, /) -> ByteStream:
+        """Say, on both sides, whatever it takes to become peers.
+
+        Returns the stream to go on with: the given one, or one that wraps it (TLS, Noise, a buffered stream). Bytes
+        that were read too far must be in the returned one. Any exception refuses the peer: the stream is closed, and
+        `Node.connect` raises `HandshakeError` from it. It is cancelled at the timeout given to `enable_handshake`,
+        at shutdown, and when the `connect` or `adopt` that waits for it is cancelled. The connection is not in
+        `Node.connections` yet.
+        """
+        ...
+
+
+async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteStream:
+    """Run the handshake of one connection; raises `HandshakeError`, and nothing else but what is not ours."""
+    heuristics = link.report.heuristics
+    place = "perform_handshake"
+    try:
+        with fail_after(timeout) as scope:
+            stream = await handshake.perform_handshake(link, link.base)
+    except Exception as error:
+        heuristics.handshake_failures += 1
+        if scope.cancelled_caught:
+            heuristics.handshake_timeouts += 1
+            link.report.info("a handshake took too long", link.addr)
+            raise HandshakeTimeoutError(f"no handshake with {link.addr} within {timeout} s") from error
+        link.report.info("a handshake failed", link.addr, error)
+        raise HandshakeError(f"the handshake with {link.addr} failed: {error!r}") from error
+    except get_cancelled_exc_class() as error:
+        link.report.foreign(place, error, link.addr)
+        heuristics.handshake_failures += 1
+        raise HandshakeError(f"the handshake with {link.addr} awaited something cancelled") from error
+    if not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
+        wrong = TypeError(f"perform_handshake must return a byte stream, not {stream!r}")
+        heuristics.handshake_failures += 1
+        link.report.bug(place, wrong, link.addr)
+        raise HandshakeError(str(wrong)) from wrong
+    return stream

@@ -1,0 +1,460 @@
+"""Writing: from `Outbox.send` and its kin to the socket.
+
+Rule 1: a frame goes out directly if nothing is queued, the stream is the bare socket, and it is no burst.
+Rule 2: else it is queued, and the node's one `Flusher` writes what is queued once the event loop gets its turn: all of
+it at once, and without a task for the connection.
+Rule 3: only a stream that must be waited for (a full socket, or TLS) gets a writer task.
+Rule 4: a write that was cut off ends the connection, since nobody knows how much of it went out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from anyio import Event, current_time, move_on_after, move_on_at
+from anyio.lowlevel import checkpoint
+
+from .._address import canonical
+from ..connection import DisconnectOrigin, Link
+from ..errors import DeliveryError, NotConnectedError, QueueFullError
+
+if TYPE_CHECKING:
+    from .._address import Address
+    from ..codecs import Chunk, Encoder, Frame
+    from ..connection import Peer, Side
+    from ..transport import TCPStream
+
+M_contra = TypeVar("M_contra", contravariant=True)
+
+BURST = 30e-6  # seconds: what comes sooner after a direct send is part of a burst, and queued
+BATCH = 256 * 1024  # bytes of one write
+LARGE = 16 * 1024  # parts from this size on are not copied
+QUANTUM = 64 * 1024  # bytes that must get through within the write timeout
+SLICE = 0.001  # seconds of flushing before the event loop gets its turn
+
+
+class Writing(Protocol[M_contra]):
+    """Opt in with `Node.enable_writing`, which returns the `Outbox` to send with."""
+
+    def encoder(self, addr: Address, side: Side, /) -> Encoder[M_contra]:
+        """The encoder of one connection, which is established by now. It may be the same for all, if stateless:
+        then a broadcast is encoded once."""
+        ...
+
+
+class Outbox(Generic[M_contra]):
+    """The sending end of a node, typed by its encoder.
+
+    Messages to one peer are encoded and sent in the order in which they were queued. A `Peer` that is an address means
+    whoever is connected there; a `Connection` means just that one. What an encoder raises comes out of the call:
+    nothing was sent, and the connection lives.
+    """
+
+    def __init__(self, writers: dict[Peer, Writer[M_contra]]) -> None:
+        self._writers = writers
+
+    def send_nowait(self, peer: Peer, message: M_contra) -> None:
+        """Queue a message, or send it at once if nothing is queued.
+
+        Raises `QueueFullError` (the message was not even encoded), or `NotConnectedError`.
+        """
+        (self._writers.get(peer) or self._find(peer)).post(message)
+
+    async def send(self, peer: Peer, message: M_contra) -> None:
+        """Queue a message, waiting for room; those who wait are served in order.
+
+        With room it is no checkpoint. Returning says nothing about delivery. Raises `NotConnectedError`, also when the
+        connection ends while it waits. Cancelling it while it waits queues nothing.
+        """
+        writer = self._writers.get(peer) or self._find(peer)
+        if writer.is_full() or writer.waiting:
+            await writer.wait_for_room()
+        writer.post(message)
+
+    async def deliver(self, peer: Peer, message: M_contra) -> None:
+        """Queue a message as `send` does, and return once it is in the operating system's socket buffer.
+
+        Raises `NotConnectedError` if it could not be queued, `DeliveryError` if the connection ended before it was
+        written. Cancelling it after the message was queued only stops the waiting.
+        """
+        writer = self._writers.get(peer) or self._find(peer)
+        if writer.is_full() or writer.waiting:
+            await writer.wait_for_room()
+        ticket = writer.written + writer.pending + 1
+        writer.post(message)
+        await writer.wait_written(ticket)
+
+    def broadcast(self, message: M_contra) -> dict[Address, Exception]:
+        """Queue a message for every peer, and return those it could not be queued for, and why.
+
+        It is encoded once for each distinct encoder object.
+        """
+        failed: dict[Address, Exception] = {}
+        frames: dict[int, Frame] = {}
+        errors: dict[int, Exception] = {}
+        for writer in [writer for peer, writer in self._writers.items() if isinstance(peer, tuple)]:
+            key = id(writer.encoder)
+            if writer.is_full():
+                failed[writer.addr] = writer.full_error()
+            elif key in errors:
+                failed[writer.addr] = errors[key]
+            else:
+                try:
+                    frame = frames.get(key)
+                    if frame is None:
+                        frame = frames[key] = writer.encode(message)
+                    writer.put(frame)
+                except Exception as error:  # noqa: BLE001  # the encoder's, for the caller
+                    failed[writer.addr] = errors[key] = error
+        return failed
+
+    def pending(self, peer: Peer) -> int:
+        """How many messages to that peer are queued and not yet written. Raises `NotConnectedError`."""
+        return (self._writers.get(peer) or self._find(peer)).pending
+
+    def _find(self, peer: Peer) -> Writer[M_contra]:
+        if isinstance(peer, tuple):
+            addr = canonical(peer)
+            writer = self._writers.get(addr)
+            if writer is not None:
+                return writer
+        else:
+            addr = peer.addr
+        raise NotConnectedError(f"there is no connection to {addr[0]}:{addr[1]}, or it has ended", addr)
+
+    def __repr__(self) -> str:
+        return f"<Outbox to {len(self._writers) // 2} peers>"
+
+
+class Writer(Generic[M_contra]):
+    """The outgoing queue of one connection."""
+
+    __slots__ = (
+        "_active", "_closed", "_deliveries", "_depth", "_direct", "_drained", "_flusher", "_hand", "_hand_count",
+        "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_task", "_timeout",
+        "_wakeup", "addr", "encode", "encoder", "pending", "waiting", "written",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        link: Link,
+        encoder: Encoder[M_contra],
+        flusher: Flusher,
+        registry: dict[Peer, Writer[M_contra]],
+        *,
+        depth: int,
+        limit: int,
+        timeout: float,
+    ) -> None:
+        self.addr = link.addr
+        self.encoder = encoder
+        self.encode = encoder.encode
+        self.pending = 0  # messages queued or in hand
+        self.written = 0  # messages that were written
+        self.waiting: deque[Event] = deque()  # senders, for room
+        self._link = link
+        self._direct = link.direct
+        self._flusher = flusher
+        self._registry = registry
+        self._depth = depth
+        self._limit = limit
+        self._timeout = timeout
+        self._queue: deque[Frame] = deque()
+        self._size = 0  # bytes queued or in hand
+        self._large = False  # there may be more in the queue than small bytes
+        self._hand: list[Chunk] = []  # what is being written,
+        self._hand_count = 0  # ... its messages,
+        self._hand_size = 0  # ... and their bytes
+        self._active = False  # the flusher or the task is going to look at the queue
+        self._last = 0.0  # when something was sent directly
+        self._task = False
+        self._wakeup: Event | None = None  # of the task
+        self._deliveries: deque[tuple[int, Event]] = deque()  # what `written` must reach, and who waits for that
+        self._drained: Event | None = None
+        self._closed = False
+        registry[link.addr] = registry[link] = self
+
+    def is_full(self) -> bool:
+        """Judged on what is queued already: a message of any size fits an empty queue."""
+        return self.pending >= self._depth or self._size >= self._limit
+
+    def full_error(self) -> QueueFullError:
+        """What is raised when it is."""
+        return QueueFullError(
+            f"{self.pending} messages of {self._size} bytes are queued for {self.addr[0]}:{self.addr[1]}; "
+            f"the limits are {self._depth} messages and {self._limit} bytes"
+        )
+
+    def post(self, message: M_contra) -> None:
+        """Encode a message and put it, or raise."""
+        if self.pending >= self._depth or self._size >= self._limit:
+            raise self.full_error()
+        self.put(self.encode(message))
+
+    def put(self, frame: Frame) -> None:
+        """Queue a frame, or send it directly."""
+        if type(frame) is bytes:
+            size = len(frame)
+            large = size >= LARGE
+        else:
+            frame = _parts(frame)
+            size = sum(map(len, frame))
+            large = True
+        if not self._active:
+            if self._direct is not None:
+                now = monotonic()
+                if now - self._last > BURST:
+                    self._last = now
+                    self._send_directly(self._direct, frame, size)
+                    return
+                self._flusher.schedule(self)
+            else:
+                self._wake_task()
+            self._active = True
+        self._queue.append(frame)
+        self._large = self._large or large
+        self.pending += 1
+        self._size += size
+
+    def _send_directly(self, direct: TCPStream, frame: Frame, size: int) -> None:
+        self.pending += 1
+        self._size += size
+        self._hand_count, self._hand_size = 1, size
+        try:
+            self._hand = direct.send_nowait(list(frame) if isinstance(frame, tuple) else [frame])
+        except OSError as error:
+            self._break(error)
+            return
+        if self._hand:
+            self._active = True
+            self._wake_task()
+        else:
+            self._wrote()
+
+    def flush(self) -> None:
+        """Write what the socket takes; the rest is the task's. Called by the flusher."""
+        assert self._direct is not None
+        try:
+            while self._queue:
+                self._take()
+                self._hand = self._direct.send_nowait(self._hand)
+                if self._hand:
+                    self._wake_task()
+                    return
+                self._wrote()
+        except OSError as error:
+            self._break(error)
+        self._rest()
+
+    async def run(self) -> None:
+        """The task: writes what cannot be written without waiting."""
+        try:
+            while True:
+                if not self._hand:
+                    if not self._queue:
+                        self._rest()
+                        self._wakeup = Event()
+                        await self._wakeup.wait()
+                        continue
+                    self._take()
+                if self._direct is not None:
+                    await self._write_directly(self._direct)
+                else:
+                    await self._write_through()
+                self._wrote()
+        except Exception as error:  # noqa: BLE001  # whatever a stream raises: the connection is lost
+            self._break(error)
+
+    async def _write_directly(self, direct: TCPStream) -> None:
+        due, sent = current_time() + self._timeout, 0
+        while self._hand:
+            with move_on_at(due) as scope:
+                await direct.writable()
+            if scope.cancelled_caught:
+                raise self._timed_out()
+            before = sum(map(len, self._hand))
+            if not before:  # given up meanwhile
+                self._hand = []
+                return
+            self._hand = direct.send_nowait(self._hand)
+            sent += before - sum(map(len, self._hand))
+            if sent >= QUANTUM:
+                due, sent = current_time() + self._timeout, 0
+
+    async def _write_through(self) -> None:
+        data = b"".join(self._hand)
+        for start in range(0, len(data), QUANTUM):
+            with move_on_after(self._timeout) as scope:
+                await self._link.stream.send(data[start : start + QUANTUM])
+            if scope.cancelled_caught:
+                raise self._timed_out()
+        self._hand = []
+
+    def _timed_out(self) -> TimeoutError:
+        self._link.report.heuristics.write_timeouts += 1
+        return TimeoutError(f"{self.addr} did not take {QUANTUM} bytes, or what was left, within {self._timeout} s")
+
+    def _take(self) -> None:
+        """Take in hand as much as should go out in one write: small parts joined, large ones as they are."""
+        queue = self._queue
+        if not self._large and self._size <= 2 * BATCH:
+            data = b"".join(queue)  # type: ignore[arg-type]  # bytes, as nothing in the queue is large
+            self._hand, self._hand_count, self._hand_size = [data], len(queue), len(data)
+            queue.clear()
+            return
+        parts: list[Chunk] = []
+        small: list[Chunk] = []
+        count = size = 0
+        while queue and size < BATCH and count < self._depth:
+            frame = queue.popleft()
+            count += 1
+            for part in frame if isinstance(frame, tuple) else (frame,):
+                size += len(part)
+                if len(part) < LARGE:
+                    small.append(part)
+                    continue
+                if small:
+                    parts.append(b"".join(small))
+                    small = []
+                parts.append(part)
+        if small:
+            parts.append(b"".join(small))
+        self._hand, self._hand_count, self._hand_size = parts, count, size
+        self._large = bool(queue)
+
+    def _wrote(self) -> None:
+        """What was in hand is with the operating system."""
+        count, size = self._hand_count, self._hand_size
+        self._hand_count = self._hand_size = 0
+        self.pending -= count
+        self.written += count
+        self._size -= size
+        for stats in (self._link.stats, self._link.totals):
+            stats.messages_sent += count
+            stats.bytes_sent += size
+        while self._deliveries and self._deliveries[0][0] <= self.written:
+            self._deliveries.popleft()[1].set()
+        self.wake_waiting()
+
+    def wake_waiting(self) -> None:
+        """Wake as many senders as there is room for."""
+        if self.waiting and (self._closed or not self.is_full()):
+            room = len(self.waiting) if self._closed else self._depth - self.pending
+            for _ in range(min(room, len(self.waiting))):
+                self.waiting.popleft().set()
+
+    async def wait_for_room(self) -> None:
+        """Until there is room; raises `NotConnectedError` when there will be none."""
+        event = Event()
+        self.waiting.append(event)
+        while True:
+            try:
+                await event.wait()
+            except BaseException:
+                if event.is_set():  # somebody else may have the room
+                    self.wake_waiting()
+                else:
+                    self.waiting.remove(event)
+                raise
+            if self._closed:
+                raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
+            if not self.is_full():
+                return
+            event = Event()
+            self.waiting.appendleft(event)
+
+    async def wait_written(self, ticket: int) -> None:
+        """Until so many messages were written; raises `DeliveryError` if they will not be."""
+        if self.written < ticket and (self.pending or not self._closed):
+            event = Event()
+            self._deliveries.append((ticket, event))
+            await event.wait()
+        if self.written < ticket:
+            raise DeliveryError(f"the connection to {self.addr[0]}:{self.addr[1]} ended before the write", self.addr)
+
+    async def wait_flushed(self) -> None:
+        """Until all that was queued is written, or given up."""
+        if self._active:
+            self._drained = Event()
+            await self._drained.wait()
+
+    def close(self) -> None:
+        """Take no more; what is queued is still written."""
+        if not self._closed:
+            self._closed = True
+            del self._registry[self.addr], self._registry[self._link]
+            self.wake_waiting()
+
+    def fail(self) -> int:
+        """Give up what is queued; says how many messages that were."""
+        self.close()
+        lost = self.pending
+        self._queue.clear()
+        self._hand = []
+        self.pending = self._hand_count = self._size = self._hand_size = 0
+        while self._deliveries:
+            self._deliveries.popleft()[1].set()
+        self._rest()
+        return lost
+
+    def _rest(self) -> None:
+        self._active = False
+        if self._drained is not None:
+            self._drained.set()
+
+    def _break(self, error: Exception) -> None:
+        """A write failed. If the peer has closed cleanly before, only the queue is lost."""
+        self.fail()
+        self._link.end(DisconnectOrigin.WRITING, error, broken=True)
+
+    def _wake_task(self) -> None:
+        if not self._task:
+            self._task = True
+            self._link.spawn(self.run(), f"pea2pea writer {self.addr}")
+        elif self._wakeup is not None:
+            self._wakeup.set()
+            self._wakeup = None
+
+
+class Flusher:
+    """Writes, once the event loop gets its turn, what was queued meanwhile at any of a node's connections."""
+
+    def __init__(self) -> None:
+        self._dirty: list[Writer[Any]] = []
+        self._wakeup: Event | None = None
+
+    def schedule(self, writer: Writer[Any]) -> None:
+        """Let `writer.flush` be called soon."""
+        self._dirty.append(writer)
+        if self._wakeup is not None:
+            self._wakeup.set()
+            self._wakeup = None
+
+    async def run(self) -> None:
+        """The task."""
+        while True:
+            if not self._dirty:
+                self._wakeup = Event()
+                await self._wakeup.wait()
+            until = monotonic() + SLICE
+            dirty, self._dirty = self._dirty, []
+            for writer in dirty:
+                writer.flush()
+                if monotonic() >= until:
+                    await checkpoint()
+                    until = monotonic() + SLICE
+
+
+def _parts(frame: object) -> tuple[Chunk, ...]:
+    """An encoder's frame as parts whose `len` is their number of bytes; `TypeError` for anything else."""
+    parts: list[Chunk] = []
+    for part in frame if isinstance(frame, tuple) else (frame,):
+        if isinstance(part, memoryview):
+            parts.append(part.cast("B"))
+        elif isinstance(part, (bytes, bytearray)):
+            parts.append(part)
+        else:
+            raise TypeError(f"an encoder must return bytes-like chunks or a tuple of them, not {part!r:.100}")
+    return tuple(parts)
