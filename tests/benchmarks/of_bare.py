@@ -1,7 +1,7 @@
 """The yardsticks: what plain sockets do in Python.
 
 The ceiling is framed messages on blocking sockets, in large batches, cut and counted one by one; for work
-with many connections it is one loop around epoll that sends without waiting. The floor is bytes without frames.
+with many connections it is one loop around epoll that sends without waiting. The floor is bytes alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Twisted's Int32StringReceiver on its default reactor; its source is a producer, as flow control wants it."""
+"""Twisted's Int32StringReceiver on its default reactor; its source is a producer, for flow control."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A contestant's program: it imports what it needs once and then waits on its standard input for work.
 
-So all of them can take turns, and since each run is forked off anew, none finds what the one before left behind.
+So all of them can take turns, and since each run is forked off anew, none finds what another left behind.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""One run: a server and a client, forked off a contestant's program and pinned to a core each.
-
-A contestant's program imports what it needs once and then waits on its standard input for work, so that all of them
-can take turns, and no run finds what the one before left behind.
-"""
+"""The processes of a run: forked off a contestant's program, and pinned to a core each."""
 
 from __future__ import annotations
 
