@@ -12,6 +12,8 @@ The modules, in the order of a connection's life (imports point upwards in this 
     topology, testing           helpers for many nodes, and for tests of one's codecs
 """
 
+from __future__ import annotations
+
 from ._address import Address
 from .codecs import Codec, Decoder, Encoder, Frame
 from .config import Config

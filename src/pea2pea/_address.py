@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv6Address, ip_address
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 Address: TypeAlias = tuple[str, int]
 """A canonical IP literal and a port: compressed, and IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2) folded to IPv4."""
@@ -23,21 +23,19 @@ def canonical(addr: Address) -> Address:
 
 
 def checked(addr: Address, what: str = "the address") -> Address:
-    """`canonical`, for what a user gives: anything but a pair of host and port is refused with its value.
-
-    Raises `TypeError` or `ValueError`.
-    """
-    given: object = addr
-    if not isinstance(given, tuple) or len(addr) != 2:
-        raise TypeError(f"{what} must be a pair (host, port), not {given!r}")
+    """`canonical`, for what a user gives: anything but a pair of host and port is a `ValueError` that names it."""
+    if not _is_pair(addr):
+        raise ValueError(f"{what} must be a pair (host: str, port: int), not {addr!r}")
     host, port = addr
-    if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-        raise TypeError(f"{what} must be a pair (host: str, port: int), not {given!r}")
     if not host:
-        raise ValueError(f"{what} has an empty host: {given!r}; for all interfaces use '0.0.0.0' or '::'")
+        raise ValueError(f"{what} has an empty host: {addr!r}; for all interfaces use '0.0.0.0' or '::'")
     if not 0 <= port <= 65535:
-        raise ValueError(f"{what} has a port outside 0 to 65535: {given!r}")
+        raise ValueError(f"{what} has a port outside 0 to 65535: {addr!r}")
     return canonical(addr)
+
+
+def _is_pair(given: object) -> bool:
+    return isinstance(given, tuple) and [type(part) for part in cast("tuple[object, ...]", given)] == [str, int]
 
 
 def group_of(host: str, ipv6_prefix: int) -> str | None:

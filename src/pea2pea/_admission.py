@@ -7,7 +7,8 @@ Rule 2: whatever was reserved is released, once, by whoever reserved it: `releas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, Set, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, TypeVar
 
 from ._address import Address, canonical, group_of
@@ -117,14 +118,14 @@ class ConnectionsView(Mapping[Address, Connection]):
         return f"<connections {list(self._found)}>"
 
 
-class ConnectingView(Set[Address]):
+class ConnectingView(AbstractSet[Address]):
     """The addresses of connections that are being set up, live and read-only. Iterates over a snapshot."""
 
     def __init__(self, admission: Admission) -> None:
         self._found = admission.connecting
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[S]) -> Set[S]:  # what `view & other` and the like return
+    def _from_iterable(cls, it: Iterable[S]) -> AbstractSet[S]:  # what `view & other` and the like return
         return set(it)
 
     def __contains__(self, addr: object) -> bool:

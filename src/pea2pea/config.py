@@ -36,12 +36,11 @@ class Config:
     """Seconds that an orderly end may take (hook, flush and goodbye together); 0: none."""
 
     def __post_init__(self) -> None:
-        if self.name is not None and not isinstance(self.name, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-            raise TypeError(f"name must be a str or None, not {self.name!r}")
         if self.listener_addr is not None:
             object.__setattr__(self, "listener_addr", checked(self.listener_addr, "listener_addr"))
         for field in (
-            "listener_backlog", "max_connections", "max_inbound", "max_connections_per_ip", "ipv6_prefix", "max_connecting"
+            "listener_backlog", "max_connections", "max_inbound", "max_connections_per_ip", "ipv6_prefix",
+            "max_connecting",
         ):  # fmt: skip
             value = getattr(self, field)
             if value is not None or field != "max_inbound":
@@ -54,17 +53,17 @@ class Config:
         object.__setattr__(self, "max_connecting", min(self.max_connecting, self.max_connections))
 
 
-def seconds(what: str, value: float) -> None:
+def seconds(what: str, value: object) -> None:
     """Refuses a timeout that is no positive, finite number of seconds."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{what} must be a number of seconds, not {value!r}")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{what} must be a positive, finite number of seconds, not {value!r}")
 
 
-def at_least_one(what: str, value: int) -> None:
+def at_least_one(what: str, value: object) -> None:
     """Refuses a bound that is no whole number above 0."""
-    if not isinstance(value, int) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{what} must be an int, not {value!r}")
     if value < 1:
         raise ValueError(f"{what} must be at least 1, not {value!r}")

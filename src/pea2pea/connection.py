@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
@@ -122,8 +122,8 @@ class Link(Connection):
     """A connection as the library sees it."""
 
     __slots__ = (
-        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "origin", "reader", "reading", "report", "stream",
-        "tasks", "totals", "writer",
+        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "origin", "reader",
+        "reading", "report", "stream", "tasks", "totals", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -156,7 +156,7 @@ class Link(Connection):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """Those of the stream that the handshake returned."""
-        return self.stream.extra_attributes
+        return cast("TypedAttributeProvider", self.stream).extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # AnyIO leaves a type argument out
 
     def start_soon(
         self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
@@ -177,12 +177,7 @@ class Link(Connection):
         self.tasks.create_task(coro, name=name, context=self.context)
 
     def end(
-        self,
-        origin: DisconnectOrigin,
-        cause: Exception | None = None,
-        *,
-        broken: bool = False,
-        draining: bool = False,
+        self, origin: DisconnectOrigin, cause: Exception | None = None, *, broken: bool = False, draining: bool = False
     ) -> bool:
         """Set the end going, if nothing else has; says whether this was the cause.
 

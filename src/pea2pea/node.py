@@ -13,7 +13,8 @@ Rule 3: nothing of the user's runs outside `Reporter.call`, or a place that judg
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from itertools import count
@@ -148,12 +149,14 @@ class Node(AsyncContextManagerMixin):
         return self._connections
 
     @property
-    def connecting(self) -> Set[Address]:
+    def connecting(self) -> AbstractSet[Address]:
         """The addresses of connections that are being set up: a live, read-only view, likewise."""
         return self._connecting
 
     def __repr__(self) -> str:
-        state = "new" if not self._entered else "closed" if self._is_closed else "closing" if self._closing else "running"
+        state = (
+            "new" if not self._entered else "closed" if self._is_closed else "closing" if self._closing else "running"
+        )
         where = self.listening_addr
         listening = "" if where is None else f", listening at {where[0]}:{where[1]}"
         return f"<Node {self._name}, {state}{listening}, {len(self._connections)} connections>"
@@ -201,9 +204,7 @@ class Node(AsyncContextManagerMixin):
 
         def writer(link: Link) -> Writer[M]:
             encoder = writing.encoder(link.addr, link.side)
-            return Writer(
-                link, encoder, self._flusher, writers, depth=queue_depth, limit=queue_bytes, timeout=timeout
-            )
+            return Writer(link, encoder, self._flusher, writers, depth=queue_depth, limit=queue_bytes, timeout=timeout)
 
         self._writer = writer
         return Outbox(writers)
@@ -340,9 +341,7 @@ class Node(AsyncContextManagerMixin):
         self._opened()
         assert self._background is not None
         place = f"background task {name or getattr(func, '__qualname__', func)!s}"
-        self._background.create_task(
-            self._in_background(place, func, *args), name=name or place, context=self._context
-        )
+        self._background.create_task(self._in_background(place, func, *args), name=name or place, context=self._context)
 
     async def _in_background(
         self, place: str, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts]
@@ -471,8 +470,8 @@ class Node(AsyncContextManagerMixin):
         The host may be a name; then its addresses are tried in the system's order, and the connection's address is
         the one that answered. A connection to it that is just ending is waited for.
 
-        Raises `OSError` (of the last address tried; `TimeoutError` after `Config.connection_timeout`), `HandshakeError`,
-        `AlreadyConnectedError`, `ConnectionLimitError`, `SelfConnectionError` or `NodeClosedError`.
+        Raises `OSError` (of the last address tried; `TimeoutError` after `Config.connection_timeout`),
+        `HandshakeError`, `AlreadyConnectedError`, `ConnectionLimitError`, `SelfConnectionError` or `NodeClosedError`.
 
         When it is cancelled, what was begun is undone before it ends; a connection that was established in the very
         moment stays.
@@ -491,7 +490,7 @@ class Node(AsyncContextManagerMixin):
         """
         try:
             self._opened()
-            if not isinstance(side, Side):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+            if side not in Side:
                 raise TypeError(f"side must be a Side, not {side!r}")
             addr = checked(addr)
             self._admission.reserve(addr, side)
@@ -604,7 +603,7 @@ class Node(AsyncContextManagerMixin):
             async with create_task_group() as tasks:
                 link = await self._establish(setup, tasks)
                 if link is not None:
-                    await self._live(link, tasks)
+                    await self._live(link)
                 tasks.cancel_scope.cancel()
         except get_cancelled_exc_class():
             if current_effective_deadline() != -float("inf"):
@@ -671,7 +670,7 @@ class Node(AsyncContextManagerMixin):
         self._settle(setup, None)
         return setup.link
 
-    async def _live(self, link: Link, tasks: TaskGroup) -> None:
+    async def _live(self, link: Link) -> None:
         """From established to the last goodbye."""
         if isinstance(link.base, TCPStream):
             link.base.held = True

@@ -117,9 +117,7 @@ async def connect_nodes(nodes: Sequence[Node], edges: Iterable[tuple[int, int]])
     for (a, b), connection, local in dialled:
         while (found := _other_end(nodes[b], local, known)) is None:
             if nodes[a].connections.get(connection.addr) is not connection:
-                raise ConnectionError(
-                    f"edge {(a, b)}: the connection ended before node {b} had established it"
-                )
+                raise ConnectionError(f"edge {(a, b)}: the connection ended before node {b} had established it")
             await anyio.sleep(_POLL)
         known.add(found)
 

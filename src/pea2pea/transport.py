@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from anyio import (
     BrokenResourceError,
@@ -30,6 +30,10 @@ from anyio.lowlevel import checkpoint
 
 from ._address import Address, canonical
 from .codecs import Chunk
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 READ_MIN, READ_MAX = 16 * 1024, 256 * 1024
 TAKE_MAX = 65_536  # what one unspecified `receive` takes, as AnyIO's streams do
@@ -275,7 +279,13 @@ class TCPStream(ByteStream):
 
     def unacknowledged(self) -> int | None:
         """Bytes sent, the end of the stream included, that the peer's kernel has not confirmed; None: unknown."""
-        return _unacknowledged(self._sock)
+        if sys.platform != "linux":
+            return None
+        try:
+            answer = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ has its number (tcp(7))
+        except OSError:
+            return None
+        return int.from_bytes(answer, sys.byteorder)
 
     def _gone(self) -> BrokenResourceError | ClosedResourceError:
         return ClosedResourceError() if self._sock.fileno() < 0 else BrokenResourceError()
@@ -317,20 +327,5 @@ def _sockaddr(addr: Address) -> tuple[int, Any]:
 
 
 def _name(name: Any) -> str | tuple[str, int]:
-    return name[:2] if isinstance(name, tuple) else name
-
-
-def _unacknowledged(sock: socket.socket) -> int | None:
-    return None
-
-
-if sys.platform == "linux":
-    import fcntl
-    import termios
-
-    def _unacknowledged(sock: socket.socket) -> int | None:
-        """SIOCOUTQ, which has TIOCOUTQ's number (tcp(7))."""
-        try:
-            return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-        except OSError:
-            return None
+    """A socket's name as AnyIO gives it: IPv6 without flow and scope."""
+    return cast("str | tuple[str, int]", name[:2] if isinstance(name, tuple) else name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import fail_after, get_cancelled_exc_class
+from anyio import get_cancelled_exc_class, move_on_after
 
 from ..errors import HandshakeError, HandshakeTimeoutError
 
@@ -33,22 +33,24 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
     """Run the handshake of one connection; raises `HandshakeError`, and nothing else but what is not ours."""
     heuristics = link.report.heuristics
     place = "perform_handshake"
+    stream: ByteStream | None = None
     try:
-        with fail_after(timeout) as scope:
+        with move_on_after(timeout) as scope:
             stream = await handshake.perform_handshake(link, link.base)
     except Exception as error:
         heuristics.handshake_failures += 1
-        if scope.cancelled_caught:
-            heuristics.handshake_timeouts += 1
-            link.report.info("a handshake took too long", link.addr)
-            raise HandshakeTimeoutError(f"no handshake with {link.addr} within {timeout} s") from error
         link.report.info("a handshake failed", link.addr, error)
         raise HandshakeError(f"the handshake with {link.addr} failed: {error!r}") from error
     except get_cancelled_exc_class() as error:
         link.report.foreign(place, error, link.addr)
         heuristics.handshake_failures += 1
         raise HandshakeError(f"the handshake with {link.addr} awaited something cancelled") from error
-    if not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
+    if scope.cancelled_caught:
+        heuristics.handshake_failures += 1
+        heuristics.handshake_timeouts += 1
+        link.report.info("a handshake took too long", link.addr)
+        raise HandshakeTimeoutError(f"no handshake with {link.addr} within {timeout} s")
+    if stream is None or not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
         wrong = TypeError(f"perform_handshake must return a byte stream, not {stream!r}")
         heuristics.handshake_failures += 1
         link.report.bug(place, wrong, link.addr)

@@ -62,8 +62,8 @@ class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_backlog", "_busy", "_decode", "_direct", "_drained", "_grace", "_lent", "_limit", "_link", "_messages", "_pace",
-        "_process", "_readers", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
+        "_backlog", "_busy", "_decode", "_direct", "_drained", "_grace", "_lent", "_limit", "_link", "_messages",
+        "_pace", "_process", "_readers", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
     )  # fmt: skip
 
     def __init__(self, link: Link, reading: Reading[M], *, drop_beyond: int | None, grace: float) -> None:
@@ -106,8 +106,7 @@ class Reader(Generic[M]):
             fresh: bytes | None = data  # what is yet to be decoded
             if self._busy and self._limit is not None:
                 fresh = None
-                await self._keep(data)
-                if self._busy and data:
+                if await self._keep(data) and data:
                     continue
             if self._busy:
                 self._turn = Event()
@@ -152,7 +151,7 @@ class Reader(Generic[M]):
                     self._until = monotonic() + SLICE
         except EndOfStream:
             data = b""
-        except Exception as error:  # noqa: BLE001  # whatever a stream raises: it is lost
+        except Exception as error:  # whatever a stream raises: it is lost
             link.end(DisconnectOrigin.READING, error, broken=True)
             await sleep_forever()
             raise
@@ -256,8 +255,11 @@ class Reader(Generic[M]):
                     return
                 yield cast("M", message)
 
-    async def _keep(self, data: bytes) -> None:
-        """Under `drop_beyond`, while a handler is busy: keep so many messages, and drop the rest."""
+    async def _keep(self, data: bytes) -> bool:
+        """Under `drop_beyond`, while a handler is busy: keep so many messages, and drop the rest.
+
+        Says whether the handler is still busy.
+        """
         heuristics = self._link.report.heuristics
         self._messages = self._then(self._messages, data)
         try:
@@ -272,6 +274,7 @@ class Reader(Generic[M]):
                     self._until = monotonic() + SLICE
         except Exception as error:  # noqa: BLE001  # as in `_process_some`
             self._decoder_failed(error)
+        return self._busy
 
     def _then(self, messages: Iterator[M], data: bytes) -> Iterator[M]:
         yield from messages

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from anyio import Event, current_time, move_on_after, move_on_at
 from anyio.lowlevel import checkpoint
@@ -39,8 +39,10 @@ class Writing(Protocol[M_contra]):
     """Opt in with `Node.enable_writing`, which returns the `Outbox` to send with."""
 
     def encoder(self, addr: Address, side: Side, /) -> Encoder[M_contra]:
-        """The encoder of one connection, which is established by now. It may be the same for all, if stateless:
-        then a broadcast is encoded once."""
+        """The encoder of one connection, which is established by now.
+
+        It may be the same for all, if stateless: then a broadcast is encoded once.
+        """
         ...
 
 
@@ -300,8 +302,9 @@ class Writer(Generic[M_contra]):
         """Take in hand as much as should go out in one write: small parts joined, large ones as they are."""
         queue = self._queue
         if not self._large and self._size <= 2 * BATCH:
-            data = b"".join(queue)  # type: ignore[arg-type]  # bytes, as nothing in the queue is large
-            self._hand, self._hand_count, self._hand_size = [data], len(queue), len(data)
+            data = b"".join(cast("deque[bytes]", queue))  # nothing in it is large
+            self._hand_count, self._hand_size = len(queue), len(data)
+            self._hand = [data]
             queue.clear()
             return
         parts: list[Chunk] = []
@@ -450,7 +453,7 @@ class Flusher:
 def _parts(frame: object) -> tuple[Chunk, ...]:
     """An encoder's frame as parts whose `len` is their number of bytes; `TypeError` for anything else."""
     parts: list[Chunk] = []
-    for part in frame if isinstance(frame, tuple) else (frame,):
+    for part in cast("tuple[object, ...]", frame) if isinstance(frame, tuple) else (frame,):
         if isinstance(part, memoryview):
             parts.append(part.cast("B"))
         elif isinstance(part, (bytes, bytearray)):
