@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
@@ -66,39 +66,19 @@ class Connection(TypedAttributeProvider):
     `SocketAttribute`, `TLSAttribute` and so on).
     """
 
-    __slots__ = ("_addr", "_cause", "_dialled", "_side", "_stats")
+    __slots__ = ("addr", "cause", "dialled", "side", "stats")
 
     def __init__(self, addr: Address, side: Side, dialled: Address | None) -> None:
-        self._addr = addr
-        self._side = side
-        self._dialled = dialled
-        self._stats = Stats()
-        self._cause: Exception | None = None
-
-    @property
-    def addr(self) -> Address:
+        self.addr: Final = addr
         """The peer's address; the key of this connection in `Node.connections`."""
-        return self._addr
-
-    @property
-    def side(self) -> Side:
+        self.side: Final = side
         """This node's side."""
-        return self._side
-
-    @property
-    def dialled(self) -> Address | None:
+        self.dialled: Final = dialled
         """What `Node.connect` was given, host name and all; None for a connection that was not dialled."""
-        return self._dialled
-
-    @property
-    def stats(self) -> Stats:
+        self.stats: Final = Stats()
         """What went over this connection."""
-        return self._stats
-
-    @property
-    def cause(self) -> Exception | None:
+        self.cause: Exception | None = None
         """Once it ends with READING or WRITING: why; None after the peer's clean close."""
-        return self._cause
 
     @abstractmethod
     def start_soon(
@@ -185,11 +165,11 @@ class Link(Connection):
         by themselves, once what was received is processed.
         """
         if self.origin is not None:
-            if self.draining and origin is self.origin and self._cause is None:
-                self._cause = cause
+            if self.draining and origin is self.origin and self.cause is None:
+                self.cause = cause
             return False
         self.origin = origin
-        self._cause = cause if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING) else None
+        self.cause = cause if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING) else None
         self.broken = broken
         self.draining = draining
         if self.reader is not None:

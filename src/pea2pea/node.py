@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio import (
     TASK_STATUS_IGNORED,
@@ -84,15 +84,21 @@ class Node(AsyncContextManagerMixin):
     """
 
     def __init__(self, config: Config = Config(), *, transport: Transport | None = None) -> None:  # noqa: B008  # frozen
-        self._config = config
-        self._name = str(next(_numbers)) if config.name is None else config.name
-        self._stats = Stats()
-        self._heuristics = Heuristics()
-        self._report = Reporter(self._name, self._heuristics)
-        self._transport: Transport = TCPTransport() if transport is None else transport
+        self.config: Final = config
+        """What it was made with."""
+        self.name: Final = str(next(_numbers)) if config.name is None else config.name
+        """The name given in the config, or a number of its own."""
+        self.stats: Final = Stats()
+        """What went over all its connections, past ones included."""
+        self.heuristics: Final = Heuristics()
+        """Counters of what the application cannot see."""
         self._admission = Admission(config)
-        self._connections = ConnectionsView(self._admission)
-        self._connecting = ConnectingView(self._admission)
+        self.connections: Final[Mapping[Address, Connection]] = ConnectionsView(self._admission)
+        """The established connections: a live, read-only view, which iterates over a snapshot."""
+        self.connecting: Final[AbstractSet[Address]] = ConnectingView(self._admission)
+        """The addresses of connections that are being set up: a live, read-only view, likewise."""
+        self._report = Reporter(self.name, self.heuristics)
+        self._transport: Transport = TCPTransport() if transport is None else transport
         self._handshake: tuple[Handshake, float] | None = None
         self._reader: Callable[[Link], Reader[Any]] | None = None
         self._idle_timeout: float | None = None
@@ -119,39 +125,9 @@ class Node(AsyncContextManagerMixin):
     # What there is to see
 
     @property
-    def name(self) -> str:
-        """The name given in the config, or a number of its own."""
-        return self._name
-
-    @property
-    def config(self) -> Config:
-        """What it was made with."""
-        return self._config
-
-    @property
-    def stats(self) -> Stats:
-        """What went over all its connections, past ones included."""
-        return self._stats
-
-    @property
-    def heuristics(self) -> Heuristics:
-        """Counters of what the application cannot see."""
-        return self._heuristics
-
-    @property
     def listening_addr(self) -> Address | None:
         """Where it listens; None while it does not."""
         return None if self._listener is None else self._listener.addr
-
-    @property
-    def connections(self) -> Mapping[Address, Connection]:
-        """The established connections: a live, read-only view, which iterates over a snapshot."""
-        return self._connections
-
-    @property
-    def connecting(self) -> AbstractSet[Address]:
-        """The addresses of connections that are being set up: a live, read-only view, likewise."""
-        return self._connecting
 
     def __repr__(self) -> str:
         state = (
@@ -159,7 +135,7 @@ class Node(AsyncContextManagerMixin):
         )
         where = self.listening_addr
         listening = "" if where is None else f", listening at {where[0]}:{where[1]}"
-        return f"<Node {self._name}, {state}{listening}, {len(self._connections)} connections>"
+        return f"<Node {self.name}, {state}{listening}, {len(self.connections)} connections>"
 
     # The protocols
 
@@ -185,7 +161,7 @@ class Node(AsyncContextManagerMixin):
         if idle_timeout is not None:
             seconds("idle_timeout", idle_timeout)
         self._idle_timeout = idle_timeout
-        grace = self._config.grace_period
+        grace = self.config.grace_period
         self._reader = lambda link: Reader(link, reading, drop_beyond=drop_beyond, grace=grace)
 
     def enable_writing(
@@ -244,7 +220,7 @@ class Node(AsyncContextManagerMixin):
         try:
             async with create_task_group() as group:
                 self._group = group
-                await group.start(self._manage, name=f"pea2pea node {self._name}")
+                await group.start(self._manage, name=f"pea2pea node {self.name}")
                 try:
                     yield self
                 except BaseException as error:  # noqa: BLE001  # it is raised again, outside of the group
@@ -289,7 +265,7 @@ class Node(AsyncContextManagerMixin):
         if self._closing:
             return
         self._closing = self._report.closing = True
-        deadline = current_time() + self._config.grace_period
+        deadline = current_time() + self.config.grace_period
         for setup in self._setups:
             setup.scope.cancel()
         for link in list(self._admission.established.values()):
@@ -361,7 +337,7 @@ class Node(AsyncContextManagerMixin):
         """Start one of the node's own services, once."""
         if name not in self._running_services and self._services is not None:
             self._running_services.add(name)
-            self._services.create_task(func(), name=f"pea2pea {name} {self._name}", context=self._context)
+            self._services.create_task(func(), name=f"pea2pea {name} {self.name}", context=self._context)
 
     # Listening
 
@@ -372,7 +348,7 @@ class Node(AsyncContextManagerMixin):
         is cancelled, the node does not listen.
         """
         self._opened()
-        config = self._config
+        config = self.config
         if config.listener_addr is None:
             raise RuntimeError("this node does not listen: Config.listener_addr is None")
         if self._listener is not None or self._starting:
@@ -390,7 +366,7 @@ class Node(AsyncContextManagerMixin):
         self._listener = listener
         self._accepting = CancelScope()
         self._services.create_task(
-            self._accept(listener, self._accepting), name=f"pea2pea listener {self._name}", context=self._context
+            self._accept(listener, self._accepting), name=f"pea2pea listener {self.name}", context=self._context
         )
         self._report.debug(f"listening at {listener.addr[0]}:{listener.addr[1]}")
         return listener.addr
@@ -422,7 +398,7 @@ class Node(AsyncContextManagerMixin):
                     except Exception as error:  # noqa: BLE001  # an OSError, or a transport's bug: the node lives
                         if self._listener is not listener:
                             return
-                        self._heuristics.accept_errors += 1
+                        self.heuristics.accept_errors += 1
                         if isinstance(error, OSError):
                             self._report.info("cannot accept for now", None, error)
                         else:
@@ -443,7 +419,7 @@ class Node(AsyncContextManagerMixin):
             self._refuse_loop(stream, addr)
             self._admission.reserve(addr, Side.RESPONDER)
         except NodeError as error:
-            self._heuristics.inbound_rejections += 1
+            self.heuristics.inbound_rejections += 1
             self._report.info("turned a peer away", addr, error)
             await self._close(stream)
         else:
@@ -451,7 +427,7 @@ class Node(AsyncContextManagerMixin):
             await checkpoint()
 
     def _link(self, stream: ByteStream, addr: Address, side: Side, dialled: Address | None = None) -> Link:
-        return Link(addr, side, dialled, stream, self._report, self._stats)
+        return Link(addr, side, dialled, stream, self._report, self.stats)
 
     @staticmethod
     async def _close(stream: ByteStream) -> None:
@@ -518,7 +494,7 @@ class Node(AsyncContextManagerMixin):
         assert self._lives is not None
         self._setups.add(setup)
         peer = setup.dialled if setup.link is None else setup.link.addr
-        self._lives.create_task(self._run(setup), name=f"pea2pea {self._name} {peer}", context=self._context)
+        self._lives.create_task(self._run(setup), name=f"pea2pea {self.name} {peer}", context=self._context)
 
     async def _dial(self, setup: _SetUp, dialled: Address) -> Link:
         error: OSError | None = None
@@ -531,7 +507,7 @@ class Node(AsyncContextManagerMixin):
             try:
                 self._admission.reserve(addr, Side.INITIATOR)
             except ConnectionLimitError as refusal:
-                self._heuristics.connect_budget_rejections += refusal.limit == "max_connecting"
+                self.heuristics.connect_budget_rejections += refusal.limit == "max_connecting"
                 raise
             try:
                 stream = await self._dial_one(addr)
@@ -546,7 +522,7 @@ class Node(AsyncContextManagerMixin):
         raise error or OSError(f"{dialled[0]!r} has no address")
 
     async def _dial_one(self, addr: Address) -> ByteStream:
-        timeout = self._config.connection_timeout
+        timeout = self.config.connection_timeout
         with move_on_after(timeout):
             return await self._transport.dial(addr)
         raise TimeoutError(f"{addr[0]}:{addr[1]} did not answer within {timeout} s")
@@ -554,7 +530,7 @@ class Node(AsyncContextManagerMixin):
     def _refuse_self(self, addr: Address) -> None:
         """An address of this machine, at the port where this node listens, is this node."""
         listening = self.listening_addr
-        if listening is None or self._config.reuse_listener_port or addr[1] != listening[1]:
+        if listening is None or self.config.reuse_listener_port or addr[1] != listening[1]:
             return
         everywhere = listening[0] == "::" or (listening[0] == "0.0.0.0" and ":" not in addr[0])  # noqa: S104
         if addr == listening or (everywhere and is_local(addr[0])):
@@ -685,7 +661,7 @@ class Node(AsyncContextManagerMixin):
             link.end(DisconnectOrigin.READING, broken=True)
 
         assert link.origin is not None
-        link.hurry(current_time() + self._config.grace_period)
+        link.hurry(current_time() + self.config.grace_period)
         self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
         if greeter is not None:
             greeter.part()
@@ -759,7 +735,7 @@ class Node(AsyncContextManagerMixin):
     async def _linger(self, link: Link, discarder: Discarder) -> None:
         """Until the peer has closed, too, or is silent and has confirmed all that was sent."""
         base = link.base
-        quiet = min(_QUIET, self._config.grace_period / 10)
+        quiet = min(_QUIET, self.config.grace_period / 10)
         pause = quiet / 16
         silent = 0.0
         while not discarder.is_done:
@@ -784,7 +760,7 @@ class Node(AsyncContextManagerMixin):
                     continue
                 due = link.reader.quiet_since + timeout
                 if due <= now:
-                    self._heuristics.idle_timeouts += 1
+                    self.heuristics.idle_timeouts += 1
                     self._report.info("a peer was silent for too long", link.addr)
                     error = TimeoutError(f"no complete message from {link.addr} for {timeout} s")
                     link.end(DisconnectOrigin.READING, error, broken=True)
