@@ -2,19 +2,16 @@
 
 Nothing here does I/O or waits. The rules that every codec in this module keeps:
 
-1. A message comes out as soon as its last byte is in, wherever the stream was cut, and always as `bytes` (or
-   `str`).
+1. A message comes out as soon as its last byte is in, wherever the stream was cut, and always as `bytes` (or `str`).
 2. What came before a bad frame is delivered, then `FrameError` is raised, and again by every later call.
-3. Never more than `max_length` bytes of an unfinished frame are kept (and its header or delimiter), and a
-   length that is too large is refused as soon as it has been read. The joining at the end makes it twice as
-   much for a moment.
-4. Every byte is looked at, and copied, a fixed number of times, however small the pieces are in which it
-   comes.
-5. What cannot be sent is a `ValueError` or `TypeError` of `encode`, and `encode` touches no state: one
-   instance may encode for any number of peers, also while it decodes for one of them.
+3. Never more than `max_length` bytes of an unfinished frame are kept (and its header or delimiter), and a length that
+   is too large is refused as soon as it has been read. The joining at the end makes it twice as much for a moment.
+4. Every byte is looked at, and copied, a fixed number of times, however small the pieces are in which it comes.
+5. What cannot be sent is a `ValueError` or `TypeError` of `encode`, and `encode` touches no state: one instance may
+   encode for any number of peers, also while it decodes for one of them.
 
-The input of `decode` may be any bytes-like object. It is taken in at the call; its messages are made as one
-iterates. Messages that were not iterated over come out of the next call.
+The input of `decode` may be any bytes-like object. It is taken in at the call; its messages are made as one iterates.
+Messages that were not iterated over come out of the next call.
 """
 
 from __future__ import annotations
@@ -52,11 +49,11 @@ class Decoder(Protocol[M_co]):
     def decode(self, data: bytes, /) -> Iterable[M_co]:
         """Returns the messages that `data` completes; it may be a generator.
 
-        `data` is what came next on the stream, cut anywhere. `b""` is passed once, at the end of the stream.
-        What is returned is iterated to its end before the next call, unless the connection ends first.
+        `data` is what came next on the stream, cut anywhere. `b""` is passed once, at the end of the stream. What is
+        returned is iterated to its end before the next call, unless the connection ends first.
 
-        Raises `FrameError`, after the messages that came before, for bytes that are no valid frame, also for
-        a frame that the end of the stream has cut off. Any other exception counts as a bug of the decoder's.
+        Raises `FrameError`, after the messages that came before, for bytes that are no valid frame, also for a frame
+        that the end of the stream has cut off. Any other exception counts as a bug of the decoder's.
         """
         ...
 
@@ -115,8 +112,8 @@ class _Incremental(Generic[M]):
     def decode(self, data: Chunk, /) -> Iterator[M]:
         """Returns an iterator over the messages that `data` completes.
 
-        `data` is any bytes-like object; `b""` is the end of the stream. Raises `FrameError`, while one
-        iterates, for what is no valid frame, and again from then on.
+        `data` is any bytes-like object; `b""` is the end of the stream. Raises `FrameError`, while one iterates, for
+        what is no valid frame, and again from then on.
         """
         if self._refused is not None:
             raise FrameError(self._refused)
@@ -146,8 +143,8 @@ class _Prefixed(_Incremental[bytes]):
     def encode(self, message: bytes, /) -> Frame:
         """Returns the frame of `message`: joined if it is short, otherwise header and payload as two parts.
 
-        Raises `ValueError` if it is longer than `max_length`, `TypeError` if it is not `bytes`: what else
-        there is could be changed before it has gone out.
+        Raises `ValueError` if it is longer than `max_length`, `TypeError` if it is not `bytes`: what else there is
+        could be changed before it has gone out.
         """
         if type(message) is not bytes:
             _require(bytes, message)
@@ -180,10 +177,9 @@ class _Prefixed(_Incremental[bytes]):
 class LengthDelimitedCodec(_Prefixed):
     """Messages of bytes behind a length of fixed width.
 
-    `prefix` is the width of the length in bytes, 1 to 8; `byteorder` is "big" (the network's) or "little".
-    With `prefix_included` the length counts itself, too. `max_length` is the most bytes a message may have, 8
-    MiB unless given; what the prefix cannot express is cut off from it, so the attribute `max_length` has
-    what holds.
+    `prefix` is the width of the length in bytes, 1 to 8; `byteorder` is "big" (the network's) or "little". With
+    `prefix_included` the length counts itself, too. `max_length` is the most bytes a message may have, 8 MiB unless
+    given; what the prefix cannot express is cut off from it, so the attribute `max_length` has what holds.
 
     Raises `ValueError` naming the argument that is wrong.
     """
@@ -255,12 +251,11 @@ class LengthDelimitedCodec(_Prefixed):
 
 
 class VarintDelimitedCodec(_Prefixed):
-    """Messages of bytes behind an unsigned LEB128 length, as in protobuf's delimited streams and
-    multiformats.
+    """Messages of bytes behind an unsigned LEB128 length, as in protobuf's delimited streams and multiformats.
 
-    Follows the unsigned-varint specification of multiformats: seven bits a byte, the least significant ones
-    first, at most nine bytes, and only the shortest encoding of a number is accepted. `max_length` is the
-    most bytes a message may have.
+    Follows the unsigned-varint specification of multiformats: seven bits a byte, the least significant ones first, at
+    most nine bytes, and only the shortest encoding of a number is accepted. `max_length` is the most bytes a message
+    may have.
 
     Raises `ValueError` if `max_length` is not positive.
     """
@@ -360,8 +355,8 @@ class _Terminated(_Incremental[M]):
 class DelimitedCodec(_Terminated[bytes]):
     """Messages of bytes, each followed by `delimiter`: one or more bytes that no message contains.
 
-    `max_length` is the most bytes a message may have, without the delimiter. What follows the last delimiter
-    when the stream ends is a frame cut off: a `FrameError`.
+    `max_length` is the most bytes a message may have, without the delimiter. What follows the last delimiter when the
+    stream ends is a frame cut off: a `FrameError`.
 
     Raises `ValueError` for an empty delimiter or a `max_length` that is not positive.
     """
@@ -380,9 +375,9 @@ class DelimitedCodec(_Terminated[bytes]):
     def encode(self, message: bytes, /) -> Frame:
         """Returns `message` and the delimiter, joined if that is short, otherwise as two parts.
 
-        Raises `ValueError` if the message is longer than `max_length`, or if the delimiter would be found too
-        early: within the message, or because the message ends like the delimiter begins (`b"a"` before
-        `b"aa"`); `TypeError` if it is not `bytes`.
+        Raises `ValueError` if the message is longer than `max_length`, or if the delimiter would be found too early:
+        within the message, or because the message ends like the delimiter begins (`b"a"` before `b"aa"`); `TypeError`
+        if it is not `bytes`.
         """
         if type(message) is not bytes:
             _require(bytes, message)
@@ -404,9 +399,9 @@ class DelimitedCodec(_Terminated[bytes]):
 class LinesCodec(_Terminated[str]):
     """Lines of text, ended by LF or CRLF; written with LF.
 
-    `encoding` is any of Python's in which line ends are the bytes of ASCII (not UTF-16, for one).
-    `max_length` is the most bytes a line may have, encoded and without its end. When the stream ends, what
-    follows the last LF is delivered as a line, too.
+    `encoding` is any of Python's in which line ends are the bytes of ASCII (not UTF-16, for one). `max_length` is the
+    most bytes a line may have, encoded and without its end. When the stream ends, what follows the last LF is
+    delivered as a line, too.
 
     Raises `ValueError` for an encoding that is unknown or unfit, or a `max_length` that is not positive.
     """
@@ -427,8 +422,8 @@ class LinesCodec(_Terminated[str]):
     def encode(self, message: str, /) -> Frame:
         """Returns the line `message` with its LF.
 
-        Raises `ValueError` if it is longer than `max_length`, contains LF, ends in CR (which would be lost),
-        or cannot be encoded; `TypeError` if it is not a `str`.
+        Raises `ValueError` if it is longer than `max_length`, contains LF, ends in CR (which would be lost), or
+        cannot be encoded; `TypeError` if it is not a `str`.
         """
         if type(message) is not str:
             _require(str, message)
@@ -506,9 +501,9 @@ def mapped(codec: Codec[A], *, decode: Callable[[A], B], encode: Callable[[B], A
 
         mapped(LinesCodec(), decode=json.loads, encode=json.dumps)
 
-    `decode` makes your message of one of the codec's, `encode` the reverse; the frames are the codec's.
-    Whatever `decode` raises is a `FrameError` (with that as its cause): the peer sent what it should not.
-    What `encode` raises is raised where the message is sent.
+    `decode` makes your message of one of the codec's, `encode` the reverse; the frames are the codec's. Whatever
+    `decode` raises is a `FrameError` (with that as its cause): the peer sent what it should not. What `encode` raises
+    is raised where the message is sent.
     """
     return _Mapped(codec, decode, encode)
 

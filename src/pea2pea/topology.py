@@ -1,7 +1,7 @@
 """The shapes that networks of nodes take in tests and simulations.
 
-A shape is a list of edges `(a, b)`, numbers of nodes counted from 0: node a dials node b. The functions that
-make them are pure, and raise `ValueError` naming the value that does not do. `connect_nodes` makes them real.
+A shape is a list of edges `(a, b)`, numbers of nodes counted from 0: node a dials node b. The functions that make
+them are pure, and raise `ValueError` naming the value that does not do. `connect_nodes` makes them real.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def tree(n: int) -> list[tuple[int, int]]:
 def random(n: int, degree: int, seed: int) -> list[tuple[int, int]]:
     """Each of `n` nodes dials `degree` different others, chosen at random.
 
-    So each node has `degree` connections of its own dialling, and on average as many of others'. Two nodes
-    that choose each other get two connections, and nothing makes sure that the whole hangs together. The same
-    `seed` always gives the same edges, on every version of Python. `degree` is 1 to n - 1.
+    So each node has `degree` connections of its own dialling, and on average as many of others'. Two nodes that
+    choose each other get two connections, and nothing makes sure that the whole hangs together. The same `seed`
+    always gives the same edges, on every version of Python. `degree` is 1 to n - 1.
     """
     _check_count(n)
     if not 1 <= degree < n:
@@ -95,17 +95,15 @@ def random(n: int, degree: int, seed: int) -> list[tuple[int, int]]:
 async def connect_nodes(nodes: Sequence[Node], edges: Iterable[tuple[int, int]]) -> None:
     """Connect `nodes` along `edges`: node a dials the address that node b listens at.
 
-    Returns once each connection is established at both ends. Dials one after the other, so that connections
-    come up in the order of the edges, no limit on set-ups under way is hit, and an error is that of one dial,
-    as it is; on loopback a dial takes less than a millisecond. The other end of a connection is known by its
-    address, so there must be no proxy on the way; over streams without an address any new inbound connection
-    is taken for it.
+    Returns once each connection is established at both ends. Dials one after the other, so that connections come up
+    in the order of the edges, no limit on set-ups under way is hit, and an error is that of one dial, as it is; on
+    loopback a dial takes less than a millisecond. The other end of a connection is known by its address, so there
+    must be no proxy on the way; over streams without an address any new inbound connection is taken for it.
 
-    Raises, before it connects anything, `ValueError` for an edge that is there twice, leads to a node that is
-    not there, or to itself, and `RuntimeError` for a node that should be dialled and does not listen; later
-    `ConnectionError` if a connection ends before the dialled node has established it (because of its limits
-    or its handshake), and whatever `Node.connect` raises. After an error or a cancellation, what was
-    connected stays so.
+    Raises, before it connects anything, `ValueError` for an edge that is there twice, leads to a node that is not
+    there, or to itself, and `RuntimeError` for a node that should be dialled and does not listen; later
+    `ConnectionError` if a connection ends before the dialled node has established it (because of its limits or its
+    handshake), and whatever `Node.connect` raises. After an error or a cancellation, what was connected stays so.
     """
     edges = list(edges)
     _check_edges(nodes, edges)
@@ -150,7 +148,7 @@ def _listening_addr(nodes: Sequence[Node], edge: tuple[int, int]) -> Address:
 
 def _local_addr(connection: Connection) -> Address | None:
     try:
-        name = connection.extra(SocketAttribute.local_address, None)  # noqa: S610  # not Django's
+        name = connection.extra(SocketAttribute.local_address, None)
     except OSError:  # closed already
         return None
     return None if name is None or isinstance(name, str) else canonical(name)

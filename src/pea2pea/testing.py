@@ -1,0 +1,424 @@
+"""Helpers for tests: waiting for a condition, and a conformance kit for codecs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import reprlib
+import time
+import tracemalloc
+from bisect import bisect_right
+from collections import deque
+from itertools import accumulate, chain, islice, pairwise, product, repeat
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
+
+import anyio
+
+from .errors import FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hypothesis.strategies import SearchStrategy
+
+    from .codecs import Chunk, Codec
+
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
+
+_CUTS = 1024  # how many cuts of one stream are tried, ...
+_GENERATED_CUTS = 48  # ... of a generated one, ...
+_CUT_BYTES = 8 * 1024 * 1024  # ... how many bytes they may make to decode, ...
+_CUT_MESSAGES = 200_000  # ... and how many messages
+_WINDOWS = 24  # how many messages are looked at alone and in pairs, how many bytes of a frame are altered
+_KIB_4, _KIB_64, _MIB = 4096, 65_536, 1_048_576
+_UNDECLARED = 16 * _MIB  # what a codec that declares no limit may keep
+_MANY = 50_000  # messages in a long stream
+_TINY = 64  # bytes in a tiny piece
+_GROWTH = 4  # how many times as much a byte may cost in a large input as in a small one
+
+
+async def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> None:
+    """Wait until `predicate()` is true; it is asked at once, and then every 1 to 20 milliseconds.
+
+    Raises `TimeoutError`, which says what was waited for, if it is still false after `timeout` seconds;
+    `TypeError` if the predicate is async; and what the predicate raises. Cancelling it only stops the
+    waiting.
+    """
+    answer: object = False
+    delays = chain((0.001, 0.002, 0.005, 0.01), repeat(0.02))
+    with anyio.move_on_after(timeout):
+        while not (answer := predicate()):  # noqa: ASYNC110  # there is no event to wait for
+            await anyio.sleep(next(delays))
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError(f"the predicate must be a plain function, not async: {_described(predicate)}")
+    if not answer and not predicate():
+        raise TimeoutError(f"not true within {timeout} s: {_described(predicate)}")
+
+
+def _described(predicate: Callable[[], object]) -> str:
+    name = str(getattr(predicate, "__qualname__", predicate))
+    try:
+        return " ".join(inspect.getsource(predicate).split()) if name.endswith("<lambda>") else name
+    except OSError:  # no source at hand
+        return name
+
+
+class Strategy(Protocol[M_co]):
+    """What `check_codec` takes for a Hypothesis strategy; any `hypothesis.strategies.SearchStrategy` is one."""
+
+    def example(self) -> M_co:
+        """Returns one value."""
+        ...
+
+
+def check_codec(
+    make_codec: Callable[[], Codec[M]],
+    messages: Iterable[M],
+    *,
+    strategy: Strategy[M] | None = None,
+    max_length: int | None = None,
+    bytes_like: bool = False,
+    derive: bool = True,
+    join: Callable[[list[M]], object] | None = None,
+) -> None:
+    """Check that a codec keeps what `Decoder` and `Encoder` promise; for a test of yours, under any test runner.
+
+    `make_codec` makes a new codec at each call, `messages` are one or more that it must carry. What is held:
+
+    - Each message comes out, equal and in order, as soon as the last byte of its frame is in: from a stream in one
+      piece, frame by frame, cut in two at every byte, and byte by byte.
+    - The end of the stream does nothing after a whole frame; within one it gives a `FrameError`, or the rest as a message.
+    - Altered frames raise nothing but `FrameError`, and what came before them is delivered.
+    - Codecs do not share state, and do not change what is passed to them, or what they have returned.
+    - Memory is bounded while a frame never ends, and while a great many go by.
+    - The cost of a byte does not grow with the length of a frame, or of a chunk.
+
+    `strategy`: a Hypothesis strategy; lists of what it generates are checked, too. Only this needs Hypothesis.
+    `max_length`: the most bytes that the codec keeps of an unfinished frame; unless given, its attribute of that name,
+    or 16 MiB if it has none. It may take twice as much memory, and 64 KiB.
+    `bytes_like`: decode is promised to take `bytearray` and `memoryview`, too, and not to keep hold of them.
+    `derive`: if all messages are `bytes`, or all `str`, try others made of them, too: the empty one, some with lengths on
+    the edge of a byte or of `max_length`, and a large one for the cost. For other messages, the cost of large frames is
+    checked only if one of them makes a frame of 64 KiB.
+    `join`: for codecs that keep no boundaries between messages, such as `BytesCodec`: what makes one of many
+    (`b"".join`); then only what that returns is compared.
+
+    The effort is bounded: of a stream above 1 KiB not every cut is tried, but those beside the ends of frames and others
+    at equal distances; above 64 KiB the smallest pieces have more than one byte; and only the first 24 messages are
+    checked alone and in pairs, then all together.
+
+    Raises `AssertionError` that names the fault and shows the smallest case: the fewest messages, then the earliest cut;
+    `ValueError` if there are no messages.
+    """
+    given = list(messages)
+    if not given:
+        raise ValueError("check_codec needs at least one message")
+    kit = _Kit(make_codec, max_length, join)
+    kit.check_alone(given[:_WINDOWS])
+    for window in (*([one] for one in given[:_WINDOWS]), *map(list, pairwise(given[:_WINDOWS])), given):
+        kit.check_cuts(window, _CUTS)
+    large = kit.check_derived(given) if derive else []
+    kit.check_inputs(given, promised=bytes_like)
+    kit.check_bad_frames(given)
+    once = max(sum(map(len, kit.encode(given))), 1)
+    long = kit.encode(given * (min(_MIB // once, _MANY // len(given)) + 1))
+    kit.check_memory(long)
+    kit.check_cost(b"".join(long), _TINY * max(map(len, long)), _MIB, "of frames in one piece")
+    large += [kit.encode([message])[0] for message in given]
+    kit.check_cost(max(large, key=len), 4 * _KIB_4, _TINY, f"of a frame in pieces of {_TINY}")
+    if strategy is not None:
+        _check_generated(kit, strategy)
+
+
+def _check_generated(kit: _Kit[M], strategy: Strategy[M]) -> None:
+    from hypothesis import given, settings, strategies  # noqa: PLC0415  # needed by those who pass a strategy
+
+    @settings(deadline=None)
+    @given(strategies.lists(cast("SearchStrategy[M]", strategy), min_size=1, max_size=4))
+    def generated(messages: list[M]) -> None:
+        kit.check_cuts(messages, _GENERATED_CUTS)
+
+    generated()
+
+
+class _Kit(Generic[M]):
+    """The checks; each raises an `AssertionError` for a fault."""
+
+    def __init__(
+        self, make: Callable[[], Codec[M]], max_length: int | None, join: Callable[[list[M]], object] | None
+    ) -> None:
+        self.make = make
+        self.join = join
+        declared = getattr(make(), "max_length", None) if max_length is None else max_length
+        self.limit: int | None = declared if isinstance(declared, int) else None
+
+    def same(self, got: list[M], want: list[M]) -> bool:
+        return got == want if self.join is None else self.join(got) == self.join(want)
+
+    def encode(self, messages: list[M]) -> list[bytes]:
+        """The frames that one new encoder makes."""
+        codec = self.make()
+        returned: list[tuple[Chunk, ...]] = []
+        frames: list[bytes] = []
+        for message in messages:
+            before = None if isinstance(message, (bytes, str)) else repr(message)
+            try:
+                frame = codec.encode(message)
+                returned.append(frame if isinstance(frame, tuple) else (frame,))
+                frames.append(b"".join(returned[-1]))
+            except Exception as error:
+                raise AssertionError(f"encode refuses {_show(message)}, or makes no frame of it: {error!r}") from error
+            if before not in (None, repr(message)):
+                _fail("encode changes the message it is given", before=before, after=message)
+        if list(map(b"".join, returned)) != frames:
+            _fail("encode changes a frame after it has returned it", messages=messages)
+        return frames
+
+    def feed(self, codec: Codec[M], data: Chunk) -> tuple[list[M], FrameError | None]:
+        """What decoding `data` gives, and the error that ended it."""
+        got: list[M] = []
+        most = len(data) + _KIB_64
+        try:
+            for message in islice(codec.decode(cast("bytes", data)), most):
+                got.append(message)  # noqa: PERF402  # what came before an error is wanted, too
+        except FrameError as error:
+            return got, error
+        except Exception as error:
+            fault = f"decode raises {error!r}; only FrameError may come of what a peer sends"
+            raise AssertionError(f"{fault}\n  data: {_show(data)}") from error
+        if len(got) == most:
+            _fail("decode makes messages without end", data=data)
+        return got, None
+
+    def check_stream(self, messages: list[M], frames: list[bytes], pieces: list[bytes], how: str) -> None:
+        """Decode `pieces` and the end of the stream; each message is due with the last byte of its frame."""
+        codec, got, fed = self.make(), list[M](), 0
+        ends = list(accumulate(map(len, frames)))
+        bounds = {0, *ends}
+        for piece in [*pieces, b""]:
+            new, error = self.feed(codec, piece)
+            within, fed = fed not in bounds, fed + len(piece)
+            due = messages[len(got) : bisect_right(ends, fed)] if self.join is None else new
+            if self.join is not None and not piece:
+                new, due = got + new, messages
+            if error is None and self.same(new, due):
+                got += new
+                continue
+            if error is not None:
+                fault = f"decode refuses {'what encode made' if piece else 'the end of a whole stream'}: {error}"
+            elif len(new) > len(due) and new[: len(due)] == due:
+                fault = "more messages come out than went in"
+                if fed < ends[-1]:
+                    fault = "a message, or a part of one, comes out before its frame is complete"
+            elif new == due[: len(new)]:
+                fault = "a message does not come out though all its bytes are in: dropped, or off by one?"
+                if due[len(new)] in ("", b""):
+                    fault = "an empty message does not come out"
+            elif len(new) == len(due) and all(message in due for message in new):
+                fault = "messages come out in another order than they went in"
+            else:
+                fault = "other messages come out than went in"
+            if within and len(new) <= len(due):
+                fault += " (once a frame is cut: is the part before the cut forgotten?)"
+            stream, after = b"".join(pieces), f"{fed} bytes{'' if piece else ' and the end'}"
+            for width in (2, 3, 4, 8) if [stream] == pieces and len(frames) == 1 else ():
+                turned = stream[:width][::-1] + stream[width:]
+                if turned != stream and self.feed(self.make(), turned)[0] == messages:
+                    fault += f" (with its first {width} bytes reversed it is right: do byte orders differ?)"
+            _fail(fault, messages=messages, stream=stream, fed=how, after=after, expected=due, got=new)
+
+    def check_alone(self, messages: list[M]) -> None:
+        """One frame in one piece; then in two, between which something else is done, which must not matter."""
+        stream = b"".join(self.encode(messages))
+        for message in messages:
+            (frame,) = self.encode([message])
+            self.check_stream([message], [frame], [frame], "in one piece")
+            if not self.survives(message, frame, lambda _: None):
+                continue  # which `check_cuts` will find with the smallest cut
+            if not self.survives(message, frame, lambda _: self.feed(self.make(), stream)):
+                _fail("codecs share state: one loses its unfinished frame while another decodes", frame=frame)
+            if not self.survives(message, frame, lambda codec: list(map(codec.encode, messages))):
+                _fail("encoding disturbs decoding by the same codec", frame=frame)
+
+    def survives(self, message: M, frame: bytes, between: Callable[[Codec[M]], object]) -> bool:
+        codec, half = self.make(), len(frame) // 2
+        got = self.feed(codec, frame[:half])[0] if half else []
+        between(codec)
+        return self.same(got + self.feed(codec, frame[half:])[0], [message])
+
+    def check_cuts(self, messages: list[M], most: int) -> None:
+        """The stream in one piece, frame by frame, in two pieces, byte by byte, and with its end cut off."""
+        frames = self.encode(messages)
+        stream, ends = b"".join(frames), list(accumulate(map(len, frames)))
+        self.check_stream(messages, frames, [stream], "in one piece")
+        self.check_stream(messages, frames, frames if all(frames) else [stream], "frame by frame")
+        cuts = _cuts(ends, most)
+        for cut in cuts:
+            self.check_stream(messages, frames, [stream[:cut], stream[cut:]], f"cut at byte {cut}")
+        step = len(stream) // _KIB_64 + 1
+        self.check_stream(messages, frames, _split(stream, step), f"in pieces of {step} bytes")
+        for cut in cuts if self.join is None else ():
+            codec = self.make()
+            got, error = self.feed(codec, stream[:cut])
+            rest, error = self.feed(codec, b"") if error is None else ([], error)
+            if error is None and cut not in ends and len(got + rest) <= bisect_right(ends, cut):
+                fault = "the stream ends within a frame, and decode does not say so: FrameError is due, or the rest"
+                _fail(fault, messages=messages, stream=stream, ended_after=cut, got=got + rest)
+
+    def check_derived(self, messages: list[M]) -> list[bytes]:
+        """Messages made of the given `bytes` or `str`; returns the frame of a large one, if there can be one."""
+        kinds = {type(message) for message in messages}
+        if kinds not in ({bytes}, {str}):
+            return []
+        longest = max(cast("list[bytes]", messages), key=len)  # or `str`: only what both can do is done
+        unit = longest[:1] or cast("bytes", b"x" if kinds == {bytes} else "x")
+        edges = [0, 127, 128, 255, 256, *([] if self.limit is None else [self.limit - 1, self.limit])]
+        for size in edges if self.join is None else edges[1:]:
+            message = cast("M", unit * size)
+            if size == 0 or (size <= _UNDECLARED and self.takes(message)):
+                (frame,) = self.encode([message])
+                for cut in {0, 1, len(frame) // 2, len(frame) - 1} - {len(frame)}:
+                    pieces = [frame[:cut], frame[cut:]] if cut else [frame]
+                    how = f"{f'cut at byte {cut}' if cut else 'in one piece'}; {size} times {unit!r} (see `derive`)"
+                    self.check_stream([message], [frame], pieces, how)
+        for size, text in product((_MIB, _MIB // 4, _KIB_64), (longest, unit)):
+            message = cast("M", text * (min(size, self.limit or size) // max(len(text), 1)))
+            if self.takes(message):
+                return self.encode([message])
+        return []
+
+    def takes(self, message: M) -> bool:
+        try:
+            self.make().encode(message)
+        except Exception:  # noqa: BLE001  # a message that was made up may be refused, with anything
+            return False
+        return True
+
+    def check_inputs(self, messages: list[M], *, promised: bool) -> None:
+        """Other bytes-like objects, with which the caller goes on to do as he likes."""
+        stream = b"".join(self.encode(messages))
+        data = bytearray(stream)
+        try:
+            self.feed(self.make(), data)
+        except AssertionError:
+            if promised:
+                raise
+        if bytes(data) != stream:
+            _fail("decode changes the bytes it is given", before=stream, after=data)
+        steps = (len(stream) // _KIB_64 + 1, len(stream) // 7 + 1, len(stream) or 1)
+        for kind, step in product((bytearray, memoryview) if promised else (), steps):
+            codec, got = self.make(), list[M]()
+            for piece in _split(stream, step):
+                data = bytearray(piece)
+                got += self.feed(codec, kind(data))[0]
+                data[:] = bytes(len(piece))
+            if not self.same(got, messages):
+                fault = f"{kind.__name__} input, overwritten after each call, gives other messages: is it kept?"
+                _fail(fault, stream=stream, in_pieces_of=step, expected=messages, got=got)
+
+    def check_bad_frames(self, messages: list[M]) -> None:
+        """Altered frames raise nothing but `FrameError`, and what came before one of them is delivered."""
+        frames = self.encode(messages)
+        for frame in sorted(frames, key=len)[:_WINDOWS]:
+            refused: list[bytes] = []
+            for at, byte in product(range(min(len(frame), _WINDOWS)), b"\xff\x00"):
+                bad = frame[:at] + bytes([byte]) + frame[at + 1 :]
+                before, error = self.feed(self.make(), bad)
+                if error is not None and not before:
+                    refused.append(bad)
+            for bad in refused[:1] if self.join is None else ():
+                got, error = self.feed(self.make(), b"".join(frames) + bad)
+                if error is not None and got != messages:
+                    fault = "messages before a bad frame are lost: decode must hand them out before it raises"
+                    _fail(fault, stream=b"".join(frames), then=bad, expected=messages, got=got)
+
+    def check_memory(self, frames: list[bytes]) -> None:
+        """What is kept of frames that never end, and of those that have ended."""
+        most = 2 * (_UNDECLARED if self.limit is None else self.limit) + _KIB_64
+        size = _KIB_4 if most < _MIB else 4 * _KIB_64
+        tracing = tracemalloc.is_tracing()
+        tracemalloc.start()
+        try:
+            for cut, filler in product(range(min(len(frames[0]), 9)), (b"\xff", b"a", b"\0")):
+                head = frames[0][:cut]
+                sizes = [_TINY * _TINY, *[size] * (most // size + 2)]
+                pieces = chain([head] if head else [], (filler * size for size in sizes))
+                fed, kept = self.kept(pieces, most + size, enough=_TINY // 4)
+                if kept > most + size:
+                    fault = f"decode keeps {kept} bytes after {fed} bytes of a frame that never ends"
+                    _fail(fault, declared_limit=self.limit, stream=head, then_without_end=filler)
+            stream = b"".join(frames)
+            most = max(len(stream) // 2, 2 * max(map(len, frames)) + _KIB_64)
+            fed, kept = self.kept((stream[at : at + size] for at in range(0, len(stream), size)), most)
+            if kept > most:
+                _fail(f"decode keeps {kept} bytes after {fed} bytes of frames that are all complete")
+        finally:
+            if not tracing:
+                tracemalloc.stop()
+
+    def kept(self, pieces: Iterable[bytes], most: int, enough: float = math.inf) -> tuple[int, int]:
+        """The bytes fed and the memory held when that first exceeds `most`, or else at the end, an error or
+        when `enough` messages have come.
+        """
+        codec, fed, seen, kept = self.make(), 0, 0, 0
+        before, _ = tracemalloc.get_traced_memory()
+        for piece in pieces:
+            got, error = self.feed(codec, piece)
+            fed += len(piece)
+            seen += len(got)
+            del piece, got
+            if error is not None or seen >= enough:
+                break
+            kept = tracemalloc.get_traced_memory()[0] - before
+            if kept > most:
+                break
+        return fed, kept
+
+    def check_cost(self, stream: bytes, base: int, step: int, what: str) -> None:
+        """Decoding takes time in proportion to the bytes: a long part of the stream as much as many short ones."""
+        size = base = max(base, _KIB_4)
+        while (size := 4 * size) <= min(len(stream), _MIB):
+            if all(
+                self.seconds(stream[:size], step)
+                > _GROWTH * sum(self.seconds(stream[:base], step) for _ in range(0, size, base))
+                for _ in range(3)  # something else may have slowed it down
+            ):
+                fault = "decoding takes more than linear time: is what was kept copied, or searched, again?"
+                _fail(f"{fault}\n  {size} bytes {what} cost over {_GROWTH} times as much a byte as {base} bytes")
+
+    def seconds(self, stream: bytes, step: int) -> float:
+        codec, pieces = self.make(), _split(stream, step)
+        begun = time.thread_time()
+        for piece in pieces:
+            deque(codec.decode(piece), maxlen=0)
+        return time.thread_time() - begun
+
+
+def _split(stream: bytes, step: int) -> list[bytes]:
+    return [stream[at : at + step] for at in range(0, len(stream), step)]
+
+
+def _cuts(ends: list[int], most: int) -> list[int]:
+    """Where to cut a stream of frames that end there: everywhere, if that is not too often."""
+    total = ends[-1]
+    most = max(16, min(most, _CUT_BYTES // max(total, 1), _CUT_MESSAGES // len(ends)))
+    if total <= most:
+        return list(range(1, total))
+    beside = sorted({end + offset for end in [0, *ends] for offset in range(-2, 9)})
+    return sorted({cut for cut in [*beside[:most], *range(0, total, total // most + 1)] if 0 < cut < total})
+
+
+def _show(value: object) -> str:
+    shortened = reprlib.Repr()
+    shortened.maxother = shortened.maxstring = 72
+    return shortened.repr(value)
+
+
+def _fail(fault: str, **facts: object) -> NoReturn:
+    lines = (
+        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else _show(value)}"
+        for name, value in facts.items()
+    )
+    raise AssertionError("\n  ".join([fault, *lines]))
