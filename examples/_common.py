@@ -1,0 +1,35 @@
+"""What the command lines of the examples share: the choice of an event loop, the log, and Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import anyio
+from typing_extensions import TypeVarTuple, Unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+Ts = TypeVarTuple("Ts")
+
+
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every example has; `doc` is what `--help` says."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=["asyncio", "uvloop", "trio"], default="asyncio", help="the event loop")
+    parser.add_argument("--log", choices=["error", "info", "debug"], default="error", help="how much the library tells")
+    return parser
+
+
+def run(options: argparse.Namespace, main: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts]) -> None:
+    """Run `main(*args)` on the event loop that was asked for; Ctrl-C ends it, with all nodes closed."""
+    logging.basicConfig(level=options.log.upper(), format="%(levelname)s %(name)s: %(message)s")
+    backend = "trio" if options.backend == "trio" else "asyncio"
+    backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
+    try:
+        anyio.run(main, *args, backend=backend, backend_options=backend_options)
+    except KeyboardInterrupt:
+        sys.exit(130)
