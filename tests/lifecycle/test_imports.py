@@ -1,0 +1,107 @@
+"""Which module may know which, and which may wait."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import pea2pea
+
+ROOT = Path(pea2pea.__file__).parent
+# The life of a connection. A module imports only what stands above it.
+ORDER = (
+    "errors",
+    "_address",
+    "config",
+    "stats",
+    "_report",
+    "codecs",
+    "transport",
+    "connection",
+    "protocols",
+    "protocols.handshake",
+    "protocols.reading",
+    "protocols.writing",
+    "protocols.on_connect",
+    "protocols.on_disconnect",
+    "_admission",
+    "node",
+    "topology",
+    "testing",
+    "",  # the package itself, which exports
+)
+SANS_IO = ("errors", "_address", "config", "stats", "codecs", "_admission")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+
+
+def imported(name: str, path: Path) -> list[tuple[ast.stmt, str, bool]]:
+    """The package's own modules that a module imports, and whether for its types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [part for part in package if part]
+    for_types = {
+        statement
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for statement in ast.walk(block)
+    }
+    found: list[tuple[ast.stmt, str, bool]] = []
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Import):
+            assert not any(alias.name.split(".")[0] == "pea2pea" for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            if not statement.level:
+                assert statement.module is not None
+                assert statement.module.split(".")[0] != "pea2pea", "imports of one's own package are relative"
+                continue
+            base = package[: len(package) + 1 - statement.level]
+            module = ".".join([*base, *([statement.module] if statement.module else [])])
+            targets = [module] if statement.module else [".".join([*base, alias.name]) for alias in statement.names]
+            found += [(statement, target, statement in for_types) for target in targets]
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(MODULES) == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_one_way(name: str) -> None:
+    for statement, target, for_types in imported(name, MODULES[name]):
+        if not for_types:
+            assert ORDER.index(target) < ORDER.index(name), f"{name or 'pea2pea'} imports {target}"
+            assert statement.col_offset == 0 or name == "testing", f"{name} imports {target} within a function"
+
+
+@pytest.mark.parametrize("name", [name for name in ORDER if name.startswith("protocols")])
+def test_no_protocol_knows_the_node(name: str) -> None:
+    assert not [target for _, target, _ in imported(name, MODULES[name]) if target in ("node", "")]
+
+
+def test_no_module_above_the_node_knows_it_even_for_its_types() -> None:
+    for name in ORDER[: ORDER.index("node")]:
+        assert not [target for _, target, _ in imported(name, MODULES[name]) if target in ("node", "")], name
+
+
+@pytest.mark.parametrize("name", SANS_IO)
+def test_a_sans_io_module_never_waits(name: str) -> None:
+    waits = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, waits)]
+
+
+@pytest.mark.parametrize("name", ["codecs", "_admission", "errors", "config"])
+def test_a_sans_io_module_knows_no_socket_and_no_clock(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    found = {
+        alias.name if isinstance(statement, ast.Import) else statement.module
+        for statement in ast.walk(tree)
+        if isinstance(statement, (ast.Import, ast.ImportFrom))
+        for alias in statement.names
+    }
+    assert not found & {"socket", "time", "anyio", "asyncio", "trio"}
