@@ -73,7 +73,10 @@ def json_codec(*kinds: Callable[..., T]) -> Codec[T]:
 
     def decode(line: str) -> T:
         fields: dict[str, Any] = json.loads(line)
-        kind, expected = tags[fields.pop("type")]
+        tag = fields.pop("type")
+        if tag not in tags:
+            raise ValueError(f"{tag!r} is not one of {', '.join(tags)}")
+        kind, expected = tags[tag]
         if {name: type(value) for name, value in fields.items()} != expected:
             raise ValueError(f"the fields of {kind.__name__} are {', '.join(expected)}")
         return kind(**fields)
