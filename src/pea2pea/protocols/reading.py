@@ -125,11 +125,10 @@ class Reader(Generic[M]):
             if self._readers.cancel_scope.cancel_called:
                 await sleep_forever()
             if self._lent:
-                self._standby = Event()
+                self._standby = standby = Event()
                 if self._turn is not None:
                     self._turn.set()
-                await self._standby.wait()
-                self._standby = None
+                await standby.wait()
 
     async def _receive(self) -> bytes:
         """The next chunk, b"" at the end of the stream; an error ends the connection."""
@@ -239,6 +238,7 @@ class Reader(Generic[M]):
         self._lent = True
         if self._standby is not None:
             self._standby.set()
+            self._standby = None  # not by whoever waits there: the other may be waiting there itself by then
         elif not self._second:
             self._second = True
             self._readers.start_soon(self._take_turns, name=f"pea2pea reader {self._link.addr}")
