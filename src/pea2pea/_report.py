@@ -27,6 +27,20 @@ Ts = TypeVarTuple("Ts")
 logger = logging.getLogger("pea2pea")
 
 
+def _short(detail: object) -> str:
+    if isinstance(detail, str):
+        return detail
+    try:
+        return f"{detail!r:.200}"
+    except Exception as error:  # noqa: BLE001  # an exception of the user's may have a broken repr
+        return f"<{type(detail).__name__} whose repr raises {type(error).__name__}>"
+
+
+def background_task(func: object) -> str:
+    """What a user's background task is called."""
+    return f"background task {getattr(func, '__qualname__', type(func).__qualname__)}"
+
+
 class Reporter:
     """A node's voice."""
 
@@ -36,13 +50,13 @@ class Reporter:
         self.closing = False
         self._last: dict[object, tuple[float, int]] = {}
 
-    def debug(self, message: str, peer: Address | None = None) -> None:
+    def debug(self, message: str, peer: Address | None = None, detail: object = None) -> None:
         """The ordinary course of things."""
-        self._emit(logging.DEBUG, message, message, peer)
+        self._emit(logging.DEBUG, message, message, peer, detail)
 
-    def info(self, message: str, peer: Address | None = None, error: BaseException | None = None) -> None:
-        """Something a peer did, or the machine."""
-        self._emit(logging.INFO, message, message, peer, error)
+    def info(self, message: str, peer: Address | None = None, detail: object = None) -> None:
+        """Something a peer did, or the machine. `message` is the kind of it; what varies belongs into `detail`."""
+        self._emit(logging.INFO, message, message, peer, detail)
 
     async def call(
         self,
@@ -88,7 +102,7 @@ class Reporter:
         kind: object,
         message: str,
         peer: Address | None,
-        error: BaseException | None = None,
+        detail: object = None,
         *,
         traceback: bool = False,
     ) -> None:
@@ -103,14 +117,14 @@ class Reporter:
         text = f"node {self.node}: {message}"
         if peer is not None:
             text += f" (peer {peer[0]}:{peer[1]})"
-        if error is not None:
-            text += f": {error!r:.200}"
+        if detail is not None:
+            text += f": {_short(detail)}"
         if left_out:
             text += f" [{left_out} like it were left out]"
         logger.log(
             level,
             "%s",
             text,
-            exc_info=error if traceback else None,
+            exc_info=detail if traceback and isinstance(detail, BaseException) else None,
             extra={"node": self.node, "peer": peer},
         )

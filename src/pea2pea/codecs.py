@@ -117,10 +117,9 @@ class _Incremental(Generic[M]):
         """
         if self._refused is not None:
             raise FrameError(self._refused)
-        if type(data) is not bytes:
-            data = bytes(memoryview(data))
-        self._rest = self._rest + data if self._rest else data
-        return self._messages(ended=not data)
+        piece = _as_bytes(data)
+        self._rest = self._rest + piece if self._rest else piece
+        return self._messages(ended=not piece)
 
     def _messages(self, ended: bool) -> Iterator[M]:
         """Makes messages of `_rest`, and leaves there what it did not come to, also when closed half-way."""
@@ -459,7 +458,8 @@ class BytesCodec:
 
     def decode(self, data: Chunk, /) -> Iterable[bytes]:
         """Returns `data`, any bytes-like object, as the one message; none for `b""`."""
-        return (bytes(memoryview(data)),) if data else ()
+        piece = _as_bytes(data)
+        return (piece,) if piece else ()
 
     def encode(self, message: bytes, /) -> Frame:
         """Returns `message` as it is. Raises `TypeError` if it is not `bytes`."""
@@ -520,6 +520,10 @@ def _varint(number: int) -> bytes:
 
 
 _SHORT_VARINTS = [bytes([number]) for number in range(_MORE)]
+
+
+def _as_bytes(data: Chunk) -> bytes:
+    return data if type(data) is bytes else bytes(memoryview(data))
 
 
 def _require(kind: type, value: object, what: str = "a message") -> None:

@@ -17,6 +17,7 @@ from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address
+from ._report import background_task
 from .errors import NotConnectedError
 from .stats import Stats
 from .transport import TCPStream
@@ -102,8 +103,8 @@ class Link(Connection):
     """A connection as the library sees it."""
 
     __slots__ = (
-        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "origin", "reader",
-        "reading", "report", "stream", "tasks", "totals", "writer",
+        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names", "origin",
+        "reader", "reading", "report", "stream", "tasks", "totals", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +122,7 @@ class Link(Connection):
         self.hook: CancelScope | None = None  # around the last hooks
         self.goodbye: CancelScope | None = None  # around the flush and what follows
         self.writer: Writer[Any] | None = None
+        self.names: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
         self.origin: DisconnectOrigin | None = None
         self.deadline = math.inf  # when an orderly end gives up
         self.draining = False  # the peer has closed cleanly; handlers still work on what it sent
@@ -144,7 +146,7 @@ class Link(Connection):
         """See `Connection`."""
         if self.tasks is None or self.gone:
             raise NotConnectedError(f"the connection to {self.addr} has ended", self.addr)
-        place = f"background task {name or getattr(func, '__qualname__', func)!s}"
+        place = background_task(func)
 
         async def background() -> None:
             await self.report.call(place, func, *args, peer=self.addr)

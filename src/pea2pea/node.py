@@ -40,7 +40,7 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address, canonical, checked, is_local
 from ._admission import Admission, ConnectingView, ConnectionsView
-from ._report import Reporter
+from ._report import Reporter, background_task
 from .config import Config, at_least_one, seconds
 from .connection import Connection, DisconnectOrigin, Link, Peer, Side, current_link
 from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError, SelfConnectionError
@@ -316,8 +316,10 @@ class Node(AsyncContextManagerMixin):
         """
         self._opened()
         assert self._background is not None
-        place = f"background task {name or getattr(func, '__qualname__', func)!s}"
-        self._background.create_task(self._in_background(place, func, *args), name=name or place, context=self._context)
+        place = background_task(func)
+        self._background.create_task(
+            self._in_background(place, func, *args), name=name or place, context=self._context.copy()
+        )
 
     async def _in_background(
         self, place: str, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts]
@@ -337,7 +339,7 @@ class Node(AsyncContextManagerMixin):
         """Start one of the node's own services, once."""
         if name not in self._running_services and self._services is not None:
             self._running_services.add(name)
-            self._services.create_task(func(), name=f"pea2pea {name} {self.name}", context=self._context)
+            self._services.create_task(func(), name=f"pea2pea {name} {self.name}", context=self._context.copy())
 
     # Listening
 
@@ -366,9 +368,9 @@ class Node(AsyncContextManagerMixin):
         self._listener = listener
         self._accepting = CancelScope()
         self._services.create_task(
-            self._accept(listener, self._accepting), name=f"pea2pea listener {self.name}", context=self._context
+            self._accept(listener, self._accepting), name=f"pea2pea listener {self.name}", context=self._context.copy()
         )
-        self._report.debug(f"listening at {listener.addr[0]}:{listener.addr[1]}")
+        self._report.debug("listening", listener.addr)
         return listener.addr
 
     async def stop_listening(self) -> None:
@@ -424,7 +426,7 @@ class Node(AsyncContextManagerMixin):
             await self._close(stream)
         else:
             self._launch(_SetUp(self._link(stream, addr, Side.RESPONDER), None))
-            await checkpoint()
+        await checkpoint()
 
     def _link(self, stream: ByteStream, addr: Address, side: Side, dialled: Address | None = None) -> Link:
         return Link(addr, side, dialled, stream, self._report, self.stats)
@@ -494,7 +496,7 @@ class Node(AsyncContextManagerMixin):
         assert self._lives is not None
         self._setups.add(setup)
         peer = setup.dialled if setup.link is None else setup.link.addr
-        self._lives.create_task(self._run(setup), name=f"pea2pea {self.name} {peer}", context=self._context)
+        self._lives.create_task(self._run(setup), name=f"pea2pea {self.name} {peer}", context=self._context.copy())
 
     async def _dial(self, setup: _SetUp, dialled: Address) -> Link:
         error: OSError | None = None
@@ -544,7 +546,8 @@ class Node(AsyncContextManagerMixin):
         local = _local(link.base)
         if local is None:
             return
-        self._loops[local, link.addr] = link
+        link.names = local, link.addr
+        self._loops[link.names] = link
         inbound = [setup.link for setup in self._setups] + [self._admission.established.get(local)]
         for other in inbound:
             if other is not None and other.addr == local and _local(other.base) == link.addr:
@@ -603,18 +606,18 @@ class Node(AsyncContextManagerMixin):
             self._setups.remove(setup)
             setup.error = setup.error or error
             setup.done.set()
+            if self._room is not None and self._admission.has_budget(Side.RESPONDER):
+                self._room.set()
+                self._room = None
 
     def _remove(self, link: Link) -> None:
         if isinstance(link.base, TCPStream):
             link.base.close()
         if link.writer is not None:
             link.writer.fail()
-        for names in [names for names, other in self._loops.items() if other is link]:
-            del self._loops[names]
+        if link.names is not None:
+            self._loops.pop(link.names, None)
         self._admission.release(link.addr)
-        if self._room is not None and self._admission.has_budget(Side.RESPONDER):
-            self._room.set()
-            self._room = None
         link.remove()
 
     async def _establish(self, setup: _SetUp, tasks: TaskGroup) -> Link | None:
@@ -665,7 +668,7 @@ class Node(AsyncContextManagerMixin):
         self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
         if greeter is not None:
             greeter.part()
-        discarder = Discarder(link)
+        discarder = Discarder(link.stream)
         if link.broken or link.draining:
             discarder.skip()
         else:
@@ -675,13 +678,16 @@ class Node(AsyncContextManagerMixin):
         if greeter is not None:
             with CancelScope(deadline=link.deadline) as link.hook:
                 await greeter.wait_done()
+            if link.hook.cancelled_caught:
+                self._report.info("on_connect was given up: the grace period is over", link.addr)
         if link.writer is not None:
             link.writer.close()
         if not link.broken:
             with CancelScope(deadline=link.deadline) as link.goodbye:
                 await self._say_goodbye(link, discarder)
         if link.writer is not None and (lost := link.writer.fail()):
-            self._report.info(f"{lost} queued messages were given up", link.addr)
+            self._report.info("queued messages were given up", link.addr, f"{lost} of them")
+        link.tasks = None
 
     def _equip(self, link: Link) -> Greeter | None:
         """Start what the enabled protocols do for a connection; `on_connect` is among it."""
@@ -721,16 +727,15 @@ class Node(AsyncContextManagerMixin):
                 await stream.aclose()
                 if stream is base or not isinstance(base, TCPStream):
                     return
-                link.stream = base
                 await base.send_eof()
-                discarder = Discarder(link)
+                discarder = Discarder(base)
                 link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
             await self._linger(link, discarder)
             if stream is not base:
                 await discarder.stop()
                 await stream.aclose()
         except Exception as error:  # noqa: BLE001  # the peer is gone before we are
-            self._report.debug(f"a goodbye was cut short: {error!r:.100}", link.addr)
+            self._report.debug("a goodbye was cut short", link.addr, error)
 
     async def _linger(self, link: Link, discarder: Discarder) -> None:
         """Until the peer has closed, too, or is silent and has confirmed all that was sent."""

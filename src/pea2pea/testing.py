@@ -89,7 +89,7 @@ def check_codec(
 
     - Each message comes out, equal and in order, as soon as the last byte of its frame is in: from a stream in one
       piece, frame by frame, cut in two at every byte, and byte by byte.
-    - The end of the stream does nothing after a whole frame; within one it gives a `FrameError`, or the rest as a message.
+    - The end of the stream does nothing after a whole frame; within one it gives a `FrameError`, or the rest.
     - Altered frames raise nothing but `FrameError`, and what came before them is delivered.
     - Codecs do not share state, and do not change what is passed to them, or what they have returned.
     - Memory is bounded while a frame never ends, and while a great many go by.
@@ -99,18 +99,18 @@ def check_codec(
     `max_length`: the most bytes that the codec keeps of an unfinished frame; unless given, its attribute of that name,
     or 16 MiB if it has none. It may take twice as much memory, and 64 KiB.
     `bytes_like`: decode is promised to take `bytearray` and `memoryview`, too, and not to keep hold of them.
-    `derive`: if all messages are `bytes`, or all `str`, try others made of them, too: the empty one, some with lengths on
-    the edge of a byte or of `max_length`, and a large one for the cost. For other messages, the cost of large frames is
-    checked only if one of them makes a frame of 64 KiB.
+    `derive`: if all messages are `bytes`, or all `str`, try others made of them, too: the empty one, some with lengths
+    on the edge of a byte or of `max_length`, and a large one for the cost. For other messages, the cost of large frames
+    is checked only if one of them makes a frame of 64 KiB.
     `join`: for codecs that keep no boundaries between messages, such as `BytesCodec`: what makes one of many
     (`b"".join`); then only what that returns is compared.
 
-    The effort is bounded: of a stream above 1 KiB not every cut is tried, but those beside the ends of frames and others
-    at equal distances; above 64 KiB the smallest pieces have more than one byte; and only the first 24 messages are
-    checked alone and in pairs, then all together.
+    The effort is bounded: of a stream above 1 KiB not every cut is tried, but those beside the ends of frames and
+    others at equal distances; above 64 KiB the smallest pieces have more than one byte; and only the first 24 messages
+    are checked alone and in pairs, then all together.
 
-    Raises `AssertionError` that names the fault and shows the smallest case: the fewest messages, then the earliest cut;
-    `ValueError` if there are no messages.
+    Raises `AssertionError` that names the fault and shows the smallest case: the fewest messages, then the earliest
+    cut; `ValueError` if there are no messages.
     """
     given = list(messages)
     if not given:

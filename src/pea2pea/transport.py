@@ -209,7 +209,7 @@ class TCPStream(ByteStream):
     def send_nowait(self, parts: list[Chunk]) -> list[Chunk]:
         """Hand over what the kernel takes now, and return the rest; `OSError` as the system says."""
         try:
-            if len(parts) == 1:
+            if len(parts) == 1 or not _SENDMSG:
                 sent = self._sock.send(parts[0])
             else:
                 sent = self._sock.sendmsg(parts[:PARTS_MAX])
@@ -312,6 +312,7 @@ class TCPStream(ByteStream):
             return "<TCPStream, closed>"
 
 
+_SENDMSG = hasattr(socket.socket, "sendmsg")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 # errors of connections that ended before they were accepted (accept(2), "Error handling")
 _ABORTED = {

@@ -26,6 +26,8 @@ from ..errors import FrameError
 from ..transport import TAKE_MAX
 
 if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
     from .._address import Address
     from ..codecs import Decoder
     from ..connection import Side
@@ -134,20 +136,16 @@ class Reader(Generic[M]):
         """The next chunk, b"" at the end of the stream; an error ends the connection."""
         link, direct = self._link, self._direct
         try:
+            if monotonic() >= self._until:
+                await checkpoint()
+                self._until = monotonic() + SLICE
             if direct is None:
                 data = await link.stream.receive(TAKE_MAX)
-                self._until = monotonic() + SLICE
             else:
-                while True:
-                    if monotonic() >= self._until:
-                        await checkpoint()
-                        self._until = monotonic() + SLICE
-                    received = direct.receive_nowait()
-                    if received is not None:
-                        data = received
-                        break
+                while (received := direct.receive_nowait()) is None:
                     await direct.readable()
                     self._until = monotonic() + SLICE
+                data = received
         except EndOfStream:
             data = b""
         except Exception as error:  # whatever a stream raises: it is lost
@@ -297,8 +295,8 @@ class Reader(Generic[M]):
 class Discarder:
     """Throws away what a peer sends, so that what is under way to it is not lost in a reset."""
 
-    def __init__(self, link: Link, limit: float = math.inf) -> None:
-        self._link = link
+    def __init__(self, stream: ByteStream, limit: float = math.inf) -> None:
+        self._stream = stream
         self._limit = limit
         self._scope = CancelScope()
         self._done = Event()
@@ -312,7 +310,7 @@ class Discarder:
         try:
             with self._scope:
                 while self.taken < self._limit:
-                    self.taken += len(await self._link.stream.receive(TAKE_MAX))
+                    self.taken += len(await self._stream.receive(TAKE_MAX))
                 await sleep_forever()
         except EndOfStream:
             pass
@@ -342,7 +340,7 @@ class Discarder:
 
 async def notice_end(link: Link) -> None:
     """What a node without Reading does: read ahead as far as Reading would, and no further, to notice the end."""
-    discarder = Discarder(link, TAKE_MAX)
+    discarder = Discarder(link.stream, TAKE_MAX)
     with CancelScope() as link.reading:
         await discarder.run()
         error = discarder.error

@@ -71,7 +71,7 @@ class Outbox(Generic[M_contra]):
         connection ends while it waits. Cancelling it while it waits queues nothing.
         """
         writer = self._writers.get(peer) or self._find(peer)
-        if writer.is_full() or writer.waiting:
+        if writer.full or writer.waiting:
             await writer.wait_for_room()
         writer.post(message)
 
@@ -82,7 +82,7 @@ class Outbox(Generic[M_contra]):
         written. Cancelling it after the message was queued only stops the waiting.
         """
         writer = self._writers.get(peer) or self._find(peer)
-        if writer.is_full() or writer.waiting:
+        if writer.full or writer.waiting:
             await writer.wait_for_room()
         ticket = writer.written + writer.pending + 1
         writer.post(message)
@@ -98,7 +98,7 @@ class Outbox(Generic[M_contra]):
         errors: dict[int, Exception] = {}
         for writer in [writer for peer, writer in self._writers.items() if isinstance(peer, tuple)]:
             key = id(writer.encoder)
-            if writer.is_full():
+            if writer.full:
                 failed[writer.addr] = writer.full_error()
             elif key in errors:
                 failed[writer.addr] = errors[key]
@@ -136,7 +136,7 @@ class Writer(Generic[M_contra]):
     __slots__ = (
         "_active", "_closed", "_deliveries", "_depth", "_direct", "_drained", "_flusher", "_hand", "_hand_count",
         "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_task", "_timeout",
-        "_wakeup", "addr", "encode", "encoder", "pending", "waiting", "written",
+        "_wakeup", "addr", "encode", "encoder", "full", "pending", "waiting", "written",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +153,7 @@ class Writer(Generic[M_contra]):
         self.addr = link.addr
         self.encoder = encoder
         self.encode = encoder.encode
+        self.full = False  # judged on what is queued already: a message of any size fits an empty queue
         self.pending = 0  # messages queued or in hand
         self.written = 0  # messages that were written
         self.waiting: deque[Event] = deque()  # senders, for room
@@ -178,10 +179,6 @@ class Writer(Generic[M_contra]):
         self._closed = False
         registry[link.addr] = registry[link] = self
 
-    def is_full(self) -> bool:
-        """Judged on what is queued already: a message of any size fits an empty queue."""
-        return self.pending >= self._depth or self._size >= self._limit
-
     def full_error(self) -> QueueFullError:
         """What is raised when it is."""
         return QueueFullError(
@@ -191,9 +188,17 @@ class Writer(Generic[M_contra]):
 
     def post(self, message: M_contra) -> None:
         """Encode a message and put it, or raise."""
-        if self.pending >= self._depth or self._size >= self._limit:
+        if self.full:
             raise self.full_error()
-        self.put(self.encode(message))
+        frame = self.encode(message)
+        if self._active and type(frame) is bytes and len(frame) < LARGE:
+            self._queue.append(frame)
+            self.pending += 1
+            self._size = size = self._size + len(frame)
+            if size >= self._limit or self.pending >= self._depth:
+                self.full = True
+        else:
+            self.put(frame)
 
     def put(self, frame: Frame) -> None:
         """Queue a frame, or send it directly."""
@@ -217,13 +222,17 @@ class Writer(Generic[M_contra]):
             self._active = True
         self._queue.append(frame)
         self._large = self._large or large
-        self.pending += 1
+        self._count(1, size)
+
+    def _count(self, messages: int, size: int) -> None:
+        """So much more, or less, is queued or in hand."""
+        self.pending += messages
         self._size += size
+        self.full = self._size >= self._limit or self.pending >= self._depth
 
     def _send_directly(self, direct: TCPStream, frame: Frame, size: int) -> None:
-        self.pending += 1
-        self._size += size
         self._hand_count, self._hand_size = 1, size
+        self._count(1, size)
         try:
             self._hand = direct.send_nowait(list(frame) if isinstance(frame, tuple) else [frame])
         except OSError as error:
@@ -331,9 +340,8 @@ class Writer(Generic[M_contra]):
         """What was in hand is with the operating system."""
         count, size = self._hand_count, self._hand_size
         self._hand_count = self._hand_size = 0
-        self.pending -= count
+        self._count(-count, -size)
         self.written += count
-        self._size -= size
         for stats in (self._link.stats, self._link.totals):
             stats.messages_sent += count
             stats.bytes_sent += size
@@ -343,7 +351,7 @@ class Writer(Generic[M_contra]):
 
     def wake_waiting(self) -> None:
         """Wake as many senders as there is room for."""
-        if self.waiting and (self._closed or not self.is_full()):
+        if self.waiting and (self._closed or not self.full):
             room = len(self.waiting) if self._closed else self._depth - self.pending
             for _ in range(min(room, len(self.waiting))):
                 self.waiting.popleft().set()
@@ -363,7 +371,7 @@ class Writer(Generic[M_contra]):
                 raise
             if self._closed:
                 raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
-            if not self.is_full():
+            if not self.full:
                 return
             event = Event()
             self.waiting.appendleft(event)
@@ -396,7 +404,8 @@ class Writer(Generic[M_contra]):
         lost = self.pending
         self._queue.clear()
         self._hand = []
-        self.pending = self._hand_count = self._size = self._hand_size = 0
+        self._hand_count = self._hand_size = 0
+        self._count(-self.pending, -self._size)
         while self._deliveries:
             self._deliveries.popleft()[1].set()
         self._rest()
