@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -41,12 +41,32 @@ def background_task(func: object) -> str:
     return f"background task {getattr(func, '__qualname__', type(func).__qualname__)}"
 
 
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """What an exception group is made of in the end; an exception that is none, itself."""
+    inner = getattr(error, "exceptions", None)
+    if isinstance(inner, tuple):
+        for part in inner:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _parted(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
+    """What of `error` is of that kind, and the rest; exception groups are taken apart."""
+    if isinstance(error, kind):
+        return error, None
+    split: Callable[[type[BaseException]], tuple[BaseException | None, BaseException | None]] | None
+    split = getattr(error, "split", None)
+    return (None, error) if split is None else split(kind)
+
+
 class Reporter:
     """A node's voice."""
 
-    def __init__(self, node: str, heuristics: Heuristics) -> None:
+    def __init__(self, node: str, heuristics: Heuristics, give_up: Callable[[BaseException], None]) -> None:
         self.node = node
         self.heuristics = heuristics
+        self.give_up = give_up  # for what must go through: KeyboardInterrupt, SystemExit
         self.closing = False
         self._last: dict[object, tuple[float, int]] = {}
 
@@ -64,29 +84,42 @@ class Reporter:
         func: Callable[[Unpack[Ts]], Awaitable[object]],
         *args: Unpack[Ts],
         peer: Address | None = None,
-    ) -> BaseException | None:
+    ) -> Exception | None:
         """Await a piece of the user's, and judge and return what it raises; a cancellation of ours goes through."""
         try:
             await func(*args)
-        except Exception as error:  # noqa: BLE001  # whatever a user's code raises is told, and harms nobody
-            self.judge(place, error, peer)
-            return error
-        except get_cancelled_exc_class() as error:
-            self.foreign(place, error, peer)
-            return error
+        except BaseException as error:  # noqa: BLE001  # whatever a user's code raises is told, and harms nobody
+            return self.judge(place, error, peer)
         return None
 
-    def foreign(self, place: str, error: BaseException, peer: Address | None = None) -> None:
-        """Let a cancellation through that AnyIO asked for; any other (of a future, on asyncio) is a bug."""
-        if current_effective_deadline() == -math.inf:
-            raise error
-        self.bug(place, error, peer)
+    def judge(self, place: str, error: BaseException, peer: Address | None = None) -> Exception:
+        """Tell what left a piece of the user's, as the peer's doing or as a bug; a cancellation of ours goes through.
 
-    def judge(self, place: str, error: Exception, peer: Address | None) -> None:
+        It may come in a group: on trio, what is raised during a cancellation comes together with that. A cancellation
+        that AnyIO did not ask for (of a future, on asyncio) is a bug. What must go through ends the node.
+        """
+        told, rest = _parted(error, Exception)
+        cancelled, fatal = (None, None) if rest is None else _parted(rest, get_cancelled_exc_class())
+        if isinstance(fatal, GeneratorExit):  # the coroutine is thrown away
+            raise fatal
+        if fatal is not None:
+            self.give_up(next(_leaves(fatal)))
+            told = cancelled = None
+        elif cancelled is not None and current_effective_deadline() != -math.inf:
+            told, cancelled = error, None
+        if told is not None:
+            self._tell(place, told, peer)
+        if cancelled is not None:
+            raise cancelled
+        return error if isinstance(error, Exception) else RuntimeError(f"{place} met {_short(error)}")
+
+    def _tell(self, place: str, error: BaseException, peer: Address | None) -> None:
         """A bug, unless it only says that this very peer, or the node itself, is gone."""
-        if isinstance(error, (NotConnectedError, DeliveryError)) and peer is not None and error.addr == peer:
+        leaves = list(_leaves(error))
+        gone = (NotConnectedError, DeliveryError)
+        if peer is not None and all(isinstance(leaf, gone) and leaf.addr == peer for leaf in leaves):
             self.info(f"{place} met the end of its connection", peer, error)
-        elif isinstance(error, NodeClosedError) and self.closing:
+        elif self.closing and all(isinstance(leaf, NodeClosedError) for leaf in leaves):
             self.info(f"{place} met the end of the node", peer, error)
         else:
             self.bug(place, error, peer)
@@ -94,7 +127,7 @@ class Reporter:
     def bug(self, place: str, error: BaseException, peer: Address | None = None) -> None:
         """An exception that the user's code should not have raised, with its traceback."""
         self.heuristics.hook_errors += 1
-        self._emit(logging.ERROR, (place, type(error)), f"{place} raised", peer, error, traceback=True)
+        self._emit(logging.ERROR, (place, type(error)), f"{place} raised", peer, error, traceback=error)
 
     def _emit(
         self,
@@ -104,7 +137,7 @@ class Reporter:
         peer: Address | None,
         detail: object = None,
         *,
-        traceback: bool = False,
+        traceback: BaseException | None = None,
     ) -> None:
         if not logger.isEnabledFor(level):
             return
@@ -121,10 +154,4 @@ class Reporter:
             text += f": {_short(detail)}"
         if left_out:
             text += f" [{left_out} like it were left out]"
-        logger.log(
-            level,
-            "%s",
-            text,
-            exc_info=detail if traceback and isinstance(detail, BaseException) else None,
-            extra={"node": self.node, "peer": peer},
-        )
+        logger.log(level, "%s", text, exc_info=traceback, extra={"node": self.node, "peer": peer})

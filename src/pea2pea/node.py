@@ -97,7 +97,7 @@ class Node(AsyncContextManagerMixin):
         """The established connections: a live, read-only view, which iterates over a snapshot."""
         self.connecting: Final[AbstractSet[Address]] = ConnectingView(self._admission)
         """The addresses of connections that are being set up: a live, read-only view, likewise."""
-        self._report = Reporter(self.name, self.heuristics)
+        self._report = Reporter(self.name, self.heuristics, self._give_up)
         self._transport: Transport = TCPTransport() if transport is None else transport
         self._handshake: tuple[Handshake, float] | None = None
         self._reader: Callable[[Link], Reader[Any]] | None = None
@@ -318,16 +318,8 @@ class Node(AsyncContextManagerMixin):
         assert self._background is not None
         place = background_task(func)
         self._background.create_task(
-            self._in_background(place, func, *args), name=name or place, context=self._context.copy()
+            self._report.call(place, func, *args), name=name or place, context=self._context.copy()
         )
-
-    async def _in_background(
-        self, place: str, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts]
-    ) -> None:
-        try:
-            await self._report.call(place, func, *args)
-        except (KeyboardInterrupt, SystemExit) as error:
-            self._give_up(error)
 
     def _give_up(self, error: BaseException) -> None:
         """What must go through ends the node at once, and comes out of the block as it is."""
@@ -660,7 +652,7 @@ class Node(AsyncContextManagerMixin):
             elif link.origin is None:
                 await notice_end(link)
         except get_cancelled_exc_class() as error:
-            self._report.foreign("a connection's task", error, link.addr)
+            self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
 
         assert link.origin is not None
@@ -696,17 +688,15 @@ class Node(AsyncContextManagerMixin):
             if self._writer is not None:
                 self._serve("flusher", self._flusher.run)
                 link.writer = self._writer(link)
-        except Exception as error:  # noqa: BLE001  # a user's bug ends its connection alone
-            self._report.bug("encoder", error, link.addr)
-            link.end(DisconnectOrigin.WRITING, error)
+        except BaseException as error:  # noqa: BLE001  # a user's bug ends its connection alone
+            link.end(DisconnectOrigin.WRITING, self._report.judge("encoder", error, link.addr))
         try:
             if self._reader is not None and link.origin is None:
                 if self._idle_timeout is not None:
                     self._serve("idle watch", self._watch_idle)
                 link.reader = self._reader(link)
-        except Exception as error:  # noqa: BLE001  # likewise
-            self._report.bug("decoder", error, link.addr)
-            link.end(DisconnectOrigin.READING, error)
+        except BaseException as error:  # noqa: BLE001  # likewise
+            link.end(DisconnectOrigin.READING, self._report.judge("decoder", error, link.addr))
         if self._on_connect is not None and link.origin is None:
             hook, abortable = self._on_connect
             greeter = Greeter(link, hook, abortable=abortable)

@@ -42,7 +42,7 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
         link.report.info("a handshake failed", link.addr, error)
         raise HandshakeError(f"the handshake with {link.addr} failed: {error!r}") from error
     except get_cancelled_exc_class() as error:
-        link.report.foreign(place, error, link.addr)
+        link.report.judge(place, error, link.addr)
         heuristics.handshake_failures += 1
         raise HandshakeError(f"the handshake with {link.addr} awaited something cancelled") from error
     if scope.cancelled_caught:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from anyio import CancelScope, EndOfStream, Event, create_task_group, get_cancelled_exc_class, sleep_forever
+from anyio import CancelScope, EndOfStream, Event, create_task_group, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from ..connection import DisconnectOrigin, Link
@@ -173,13 +173,8 @@ class Reader(Generic[M]):
                 count += 1
                 try:
                     await process(source, message)
-                except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its connection alone
-                    link.report.judge("process_message", error, source)
-                    self._fail(error)
-                    return False
-                except get_cancelled_exc_class() as error:
-                    link.report.foreign("process_message", error, source)
-                    self._fail(RuntimeError("process_message awaited something cancelled"))
+                except BaseException as error:  # noqa: BLE001  # whatever a handler raises ends its connection alone
+                    self._fail(link.report.judge("process_message", error, source))
                     return False
                 if count >= self._stop:
                     if link.origin is not None:
@@ -195,7 +190,7 @@ class Reader(Generic[M]):
                         self._pace = max(self._pace // 2, 1)
                     looked = now
                     self._stop = count + self._pace if link.origin is None else 0
-        except Exception as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
+        except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
             self._decoder_failed(error)
             return False
         finally:
@@ -270,7 +265,7 @@ class Reader(Generic[M]):
                 if monotonic() >= self._until:
                     await checkpoint()
                     self._until = monotonic() + SLICE
-        except Exception as error:  # noqa: BLE001  # as in `_process_some`
+        except BaseException as error:  # noqa: BLE001  # as in `_process_some`
             self._decoder_failed(error)
         return self._busy
 
@@ -278,14 +273,14 @@ class Reader(Generic[M]):
         yield from messages
         yield from self._decode(data)
 
-    def _decoder_failed(self, error: Exception) -> None:
+    def _decoder_failed(self, error: BaseException) -> None:
         link = self._link
         if isinstance(error, FrameError):
             link.report.heuristics.decode_errors += 1
             link.report.info("a peer sent no valid frame", link.addr, error)
+            self._fail(error, broken=True)
         else:
-            link.report.bug("decode", error, link.addr)
-        self._fail(error, broken=isinstance(error, FrameError))
+            self._fail(link.report.judge("decode", error, link.addr))
 
     def _fail(self, error: Exception, *, broken: bool = False) -> None:
         self._link.end(DisconnectOrigin.READING, error, broken=broken)
