@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import shutil
+from pathlib import Path
+
 import nox
+from nox.command import CommandFailed
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
@@ -11,7 +17,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "interop"]
 
 
 def install(session: nox.Session, *groups: str, pins: tuple[str, ...] = ()) -> None:
@@ -60,7 +66,59 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the speed of the library and of what else one could use: `nox -s bench -- --quick` takes a minute."""
+    install(session, "bench")
+    options = list(session.posargs)
+    if "--quick" not in options and (python := libp2p_environment(session)):
+        options += ["--libp2p", python]
+    session.run("python", "-m", "tests.benchmarks", *options)
+
+
+def libp2p_environment(session: nox.Session) -> str | None:
+    """The interpreter of an environment for py-libp2p, which needs one of its own (and gcc and libgmp to build)."""
+    folder = Path(session.virtualenv.location, "libp2p")
+    python = str(folder / "bin" / "python")
+    try:
+        session.run("python", "-m", "venv", str(folder))
+        session.run(python, "-m", "pip", "install", "--quiet", "libp2p==0.8.1", external=True)
+    except CommandFailed:
+        session.warn("py-libp2p cannot be installed here, and is left out")
+        return None
+    return python
+
+
+@nox.session
+def profile(session: nox.Session) -> None:
+    """Show where the time goes: `nox -s profile -- --loop trio`."""
+    install(session, "bench")
+    session.run("python", "-m", "tests.benchmarks.profiles", *session.posargs)
+
+
+@nox.session
 def stress(session: nox.Session) -> None:
     """Run the tests that take minutes."""
     install(session, "test")
     session.run("python", "-m", "pytest", "-m", "stress", "--timeout=600", *session.posargs)
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Run the examples of Noise and libp2p against other implementations; the half in JavaScript needs npm."""
+    place = Path(session.create_tmp())
+    python, javascript = place / "py" / "bin" / "python", place / "js"
+    if not python.exists():
+        session.run("python", "-m", "venv", str(place / "py"))
+    groups = nox.project.dependency_groups(PYPROJECT, "interop")
+    session.run(str(python), "-m", "pip", "install", "--quiet", *groups, external=True)
+    shutil.copytree("tests/interop/peers", javascript, dirs_exist_ok=True)
+    if shutil.which("npm"):
+        with session.chdir(javascript):
+            options = ("--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+            session.run("npm", "install", *options, external=True)
+    else:
+        session.warn("npm is missing: js-libp2p and noise-c are NOT tested")
+    install(session, "test", "examples")
+    session.run(
+        "python", "-m", "pytest", "tests/interop", *session.posargs, env={"PEA2PEA_INTEROP": str(place.resolve())}
+    )

@@ -5,18 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from tests.benchmarks.work import (
-    DIALLERS,
-    MESSAGE,
-    PREFIX,
-    SMALL,
-    STAMP,
-    Figures,
-    RoundTrips,
-    Server,
-    Tell,
-    Work,
-)
+from tests.benchmarks.work import DIALLERS, MESSAGE, PREFIX, SMALL, STAMP, Figures, RoundTrips, Server, Tell, Work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

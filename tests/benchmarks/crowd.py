@@ -10,18 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.stage import CLIENT_CORE, Role
-from tests.benchmarks.work import (
-    FRAME,
-    HOST,
-    PREFIX,
-    READ,
-    READ_OF_MANY,
-    STAMP,
-    Figures,
-    RoundTrips,
-    Server,
-    Work,
-)
+from tests.benchmarks.work import FRAME, HOST, PREFIX, READ, READ_OF_MANY, STAMP, Figures, RoundTrips, Server, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,10 +167,4 @@ def beside(work: Work, server: Server) -> Figures:
         flood.end()
 
 
-CROWDS = {
-    "scaling": scaling,
-    "broadcast": broadcast,
-    "disconnect": ending,
-    "shutdown": ending,
-    "beside": beside,
-}
+CROWDS = {"scaling": scaling, "broadcast": broadcast, "disconnect": ending, "shutdown": ending, "beside": beside}

@@ -78,6 +78,4 @@ def contestant(run: Callable[..., object]) -> Contestant:
 
 
 if __name__ == "__main__":
-    take_turns(
-        {"asyncio streams": contestant(asyncio.run), "asyncio streams, uvloop": contestant(uvloop.run)}
-    )
+    take_turns({"asyncio streams": contestant(asyncio.run), "asyncio streams, uvloop": contestant(uvloop.run)})

@@ -136,9 +136,7 @@ class Loop:
             sock.close()
         for message in frames.cut(chunk):
             if self._work.kind == "broadcast":
-                frame = PREFIX.pack(self._work.size) + STAMP.pack(perf_counter()).ljust(
-                    self._work.size, b"\0"
-                )
+                frame = PREFIX.pack(self._work.size) + STAMP.pack(perf_counter()).ljust(self._work.size, b"\0")
                 for peer, _ in self._sockets.values():
                     peer.send(frame)
             elif self._work.kind in {"disconnect", "shutdown"}:

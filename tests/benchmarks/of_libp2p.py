@@ -67,8 +67,7 @@ if __name__ == "__main__":
     take_turns(
         {
             "py-libp2p": Contestant(
-                lambda work, tell: trio.run(serve, work, tell),
-                lambda work, server: trio.run(call, work, server),
+                lambda work, tell: trio.run(serve, work, tell), lambda work, server: trio.run(call, work, server)
             )
         }
     )

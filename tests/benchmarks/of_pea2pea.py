@@ -14,18 +14,7 @@ from pea2pea.codecs import LengthDelimitedCodec
 from tests.benchmarks import channels
 from tests.benchmarks.of_anyio import LOOPS, on, together
 from tests.benchmarks.program import take_turns
-from tests.benchmarks.work import (
-    BACKLOG,
-    HOST,
-    MESSAGE,
-    SMALL,
-    STAMP,
-    Figures,
-    RoundTrips,
-    Server,
-    Tell,
-    Work,
-)
+from tests.benchmarks.work import BACKLOG, HOST, MESSAGE, SMALL, STAMP, Figures, RoundTrips, Server, Tell, Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

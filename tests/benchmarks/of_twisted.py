@@ -113,9 +113,7 @@ class Sink(Served):
 
     def stringReceived(self, string: bytes) -> None:
         if not string:
-            self.serving.tell.figures(
-                received=self.received, rate=(self.received - 1) / (perf_counter() - self.began)
-            )
+            self.serving.tell.figures(received=self.received, rate=(self.received - 1) / (perf_counter() - self.began))
             self.say(b"")
             return
         self.received += 1

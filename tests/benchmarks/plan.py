@@ -75,9 +75,7 @@ def _trials() -> Iterator[tuple[str, Trial]]:
         few = (*OURS, "asyncio streams", "twisted", "ceiling")
         yield (
             f"{connections:,}",
-            Trial(
-                work, STREAMS if connections < SCALES[-1] else few, OURS if connections in {10, 1_000} else ()
-            ),
+            Trial(work, STREAMS if connections < SCALES[-1] else few, OURS if connections in {10, 1_000} else ()),
         )
 
 
@@ -137,9 +135,7 @@ class Bar:
 
 def share(trial: str, figure: str, of: str) -> Callable[[Median, str], float]:
     """Our figure, divided by that of another contestant: `{}` in its name stands for the loop."""
-    return lambda median, loop: (
-        median(trial, f"pea2pea, {loop}", figure) / median(trial, of.format(loop), figure)
-    )
+    return lambda median, loop: median(trial, f"pea2pea, {loop}", figure) / median(trial, of.format(loop), figure)
 
 
 def own(trial: str, figure: str, scale: float = 1.0) -> Callable[[Median, str], float]:
@@ -147,9 +143,7 @@ def own(trial: str, figure: str, scale: float = 1.0) -> Callable[[Median, str], 
 
 
 def growth(few: str, many: str) -> Callable[[Median, str], float]:
-    return lambda median, loop: (
-        median(many, f"pea2pea, {loop}", "cpu") / median(few, f"pea2pea, {loop}", "cpu")
-    )
+    return lambda median, loop: median(many, f"pea2pea, {loop}", "cpu") / median(few, f"pea2pea, {loop}", "cpu")
 
 
 NATIVE, TRIO = ("asyncio", "uvloop"), ("trio",)

@@ -98,9 +98,7 @@ class Server:
 class Contestant:
     """`serve` and `call` run in processes of their own; a server may go on forever, it gets killed."""
 
-    def __init__(
-        self, serve: Callable[[Work, Tell], object], call: Callable[[Work, Server], Figures]
-    ) -> None:
+    def __init__(self, serve: Callable[[Work, Tell], object], call: Callable[[Work, Server], Figures]) -> None:
         self.serve = serve
         self.call = call
 
