@@ -35,7 +35,7 @@ from anyio import (
     sleep,
 )
 from anyio.abc import SocketAttribute
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address, canonical, checked, is_local
@@ -293,7 +293,7 @@ class Node(AsyncContextManagerMixin):
             raise RuntimeError(f"{self!r} was never entered: there is nothing to shut down")
         self._begin_to_close()
         if self._in_own_hook():
-            await checkpoint()
+            await cancel_shielded_checkpoint()  # which may be cancelled by now: the caller has its answer first
         else:
             await self._closed.wait()
 
@@ -780,7 +780,7 @@ class Node(AsyncContextManagerMixin):
         if abort:
             link.abort()
         if current_link.get() is link:
-            await checkpoint()
+            await cancel_shielded_checkpoint()  # as in `shut_down`
         else:
             await link.wait_ended()
         return caused
