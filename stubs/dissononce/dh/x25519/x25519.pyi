@@ -1,0 +1,6 @@
+from dissononce.dh.keypair import KeyPair
+from dissononce.dh.private import PrivateKey
+
+class X25519DH:
+    def __init__(self) -> None: ...
+    def generate_keypair(self, privatekey: PrivateKey | None = None) -> KeyPair: ...

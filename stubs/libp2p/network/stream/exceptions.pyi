@@ -1,0 +1,1 @@
+class StreamEOF(EOFError): ...  # noqa: N818  # not ours to name
