@@ -1,0 +1,209 @@
+"""Requests and responses: many calls at once over one connection, answered in any order, in both directions.
+
+Shows how calls find their answers by a correlation id, why a slow method runs in a background task of its connection
+(`process_message` would hold up everything behind it), and what a caller sees of a timeout, an error at the other
+end, and a peer that leaves in the middle of a call. `Rpc` can be copied into your own program. Run
+`python examples/rpc.py`. You will see all of these in turn; then it ends by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakKeyDictionary
+
+import anyio
+
+from _common import command_line, run
+from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Side
+from pea2pea.codecs import Codec, LinesCodec, mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pea2pea import Peer
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+
+class CallError(Exception):
+    """What a method raises for its caller to know; it is raised again at the caller."""
+
+
+class PeerLeftError(CallError):
+    """The peer left before it had answered."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request; `number` is the correlation id."""
+
+    number: int
+    method: str
+    argument: JSON
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The response to the call of that number; `error` tells why there is no result."""
+
+    number: int
+    result: JSON
+    error: str | None
+
+
+def decode(line: str) -> Call | Answer:
+    match json.loads(line):
+        case {"call": int(number), "method": str(method), "argument": argument}:
+            return Call(number, method, argument)
+        case {"answer": int(number), "result": result, "error": str() | None as error}:
+            return Answer(number, result, error)
+    raise ValueError("neither a call nor an answer")
+
+
+def encode(message: Call | Answer) -> str:
+    if isinstance(message, Call):
+        return json.dumps({"call": message.number, "method": message.method, "argument": message.argument})
+    return json.dumps({"answer": message.number, "result": message.result, "error": message.error})
+
+
+class Rpc:
+    """Calls of peers' methods, and methods for peers to call, of which `at_once` may run for one peer."""
+
+    def __init__(self, node: Node, *, at_once: int = 64) -> None:
+        self.methods: dict[str, Callable[[Connection, JSON], Awaitable[JSON]]] = {}
+        self._node = node
+        self._at_once = at_once
+        self._running: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
+        self._numbers = count()
+        self._waiting: dict[int, tuple[Address, anyio.Future[Answer | None]]] = {}
+        node.enable_reading(self, idle_timeout=None)
+        self._outbox = node.enable_writing(self)
+        node.enable_on_disconnect(self)
+
+    async def call(self, peer: Peer, method: str, argument: JSON = None, *, timeout: float = 5.0) -> JSON:
+        """What `method` of the peer returns.
+
+        Raises `CallError` if it raised that, `PeerLeftError`, `TimeoutError`, or `NotConnectedError`. Cancelling it
+        only stops the waiting.
+        """
+        number = next(self._numbers)
+        answered = anyio.Future[Answer | None]()
+        self._waiting[number] = (peer if isinstance(peer, tuple) else peer.addr, answered)
+        try:
+            with anyio.fail_after(timeout):
+                await self._outbox.send(peer, Call(number, method, argument))
+                await answered.wait()
+        finally:
+            self._waiting.pop(number, None)
+        answer = answered.return_value
+        if answer is None:
+            raise PeerLeftError(f"the peer left before it had answered {method!r}")
+        if answer.error is not None:
+            raise CallError(answer.error)
+        return answer.result
+
+    def decoder(self, addr: Address, side: Side) -> Codec[Call | Answer]:
+        return mapped(LinesCodec(), decode=decode, encode=encode)
+
+    encoder = decoder
+
+    async def process_message(self, source: Address, message: Call | Answer) -> None:
+        connection = self._node.connections[source]
+        if isinstance(message, Call):
+            running = self._running.get(connection, 0)
+            if running < self._at_once:
+                self._running[connection] = running + 1
+                connection.start_soon(self._answer, connection, message)
+            else:
+                await self._outbox.send(connection, Answer(message.number, None, "too many calls at once"))
+        elif message.number in self._waiting and self._waiting[message.number][0] == source:
+            self._waiting.pop(message.number)[1].return_value = message
+        # any other answer came too late, or from somebody who was not asked
+
+    async def _answer(self, connection: Connection, call: Call) -> None:
+        try:
+            if call.method not in self.methods:
+                raise CallError(f"there is no method {call.method!r}")
+            answer = Answer(call.number, await self.methods[call.method](connection, call.argument), None)
+        except CallError as error:
+            answer = Answer(call.number, None, str(error))
+        except Exception:  # a bug, which the library logs
+            await self._outbox.send(connection, Answer(call.number, None, "an error within the method"))
+            raise
+        finally:
+            self._running[connection] -= 1
+        await self._outbox.send(connection, answer)
+
+    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+        for asked, answered in self._waiting.values():
+            if asked == addr:
+                answered.return_value = None
+
+
+async def main() -> None:
+    client, server = Node(Config(name="client", listener_addr=None)), Node(Config(name="server"))
+    calling, serving = Rpc(client), Rpc(server)
+    alarms: defaultdict[JSON, anyio.Event] = defaultdict(anyio.Event)
+
+    async def divide(_caller: Connection, argument: JSON) -> JSON:
+        match argument:
+            case [int(dividend), int(divisor)] if divisor:
+                return dividend // divisor
+        raise CallError(f"{argument} cannot be divided")
+
+    async def greet(caller: Connection, _argument: JSON) -> JSON:
+        return f"Hello, {await serving.call(caller, 'name')}!"
+
+    async def name(_caller: Connection, _argument: JSON) -> JSON:
+        return "Alice"
+
+    async def sleep(_caller: Connection, alarm: JSON) -> JSON:
+        await alarms[alarm].wait()
+        return "I have slept"
+
+    async def ring(_caller: Connection, alarm: JSON) -> JSON:
+        alarms[alarm].set()
+        return "I have rung"
+
+    async def hang_up(caller: Connection, _argument: JSON) -> JSON:
+        await server.disconnect(caller)
+        await anyio.sleep_forever()
+        return None
+
+    serving.methods.update(divide=divide, greet=greet, sleep=sleep, ring=ring, hang_up=hang_up)
+    calling.methods.update(name=name)
+
+    async with client, server:
+        connection = await client.connect(await server.start_listening())
+        print("84 / 2 is", await calling.call(connection, "divide", [84, 2]))
+        print("calls go both ways:", await calling.call(connection, "greet"))
+        try:
+            await calling.call(connection, "divide", [1, 0])
+        except CallError as error:
+            print("an error at the other end:", error)
+
+        async def show(method: str) -> None:
+            print("answers come in any order:", await calling.call(connection, method, "seven"))
+
+        async with anyio.create_task_group() as tasks:
+            for method in ("sleep", "sleep", "ring"):
+                tasks.start_soon(show, method)
+
+        try:
+            await calling.call(connection, "sleep", "never", timeout=0.1)
+        except TimeoutError:
+            print(
+                "a call timed out, and the next one works: 9 / 3 is", await calling.call(connection, "divide", [9, 3])
+            )
+        try:
+            await calling.call(connection, "hang_up", timeout=60)
+        except PeerLeftError as error:
+            print("a peer is gone:", error)
+
+
+if __name__ == "__main__":
+    run(command_line(__doc__).parse_args(), main)
