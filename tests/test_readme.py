@@ -1,0 +1,39 @@
+"""The README keeps its word: every Python snippet in it runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603  # our own README
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_first_node_shouts_back(backend: str) -> None:
+    done = run(SNIPPETS[0].replace("anyio.run(main)", f"anyio.run(main, backend={backend!r})"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "says hello, bob" in done.stdout
+    assert "says HELLO, BOB" in done.stdout
+
+
+def test_the_other_snippets_run_one_after_the_other() -> None:
+    assert len(SNIPPETS) > 2
+    done = run("\n".join(SNIPPETS[1:]))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_files_it_links_to_exist() -> None:
+    targets = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    assert targets
+    assert [link for link in targets if not (ROOT / link).exists()] == []
