@@ -43,7 +43,7 @@ def background_task(func: object) -> str:
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     """What an exception group is made of in the end; an exception that is none, itself."""
-    inner = getattr(error, "exceptions", None)
+    inner: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
     if isinstance(inner, tuple):
         for part in inner:
             yield from _leaves(part)

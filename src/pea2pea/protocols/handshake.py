@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import get_cancelled_exc_class, move_on_after
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
 from ..errors import HandshakeError, HandshakeTimeoutError
 
@@ -34,10 +35,15 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
     heuristics = link.report.heuristics
     place = "perform_handshake"
     stream: ByteStream | None = None
+    scope = CancelScope(deadline=current_time() + timeout)
     try:
-        with move_on_after(timeout) as scope:
-            stream = await handshake.perform_handshake(link, link.base)
+        with scope:
+            shaking = handshake.perform_handshake(link, link.base)
+            if isawaitable(shaking):
+                stream = await shaking
     except Exception as error:
+        if scope.cancel_called:
+            raise _timed_out(link, timeout) from error
         heuristics.handshake_failures += 1
         link.report.info("a handshake failed", link.addr, error)
         raise HandshakeError(f"the handshake with {link.addr} failed: {error!r}") from error
@@ -46,13 +52,17 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
         heuristics.handshake_failures += 1
         raise HandshakeError(f"the handshake with {link.addr} awaited something cancelled") from error
     if scope.cancelled_caught:
-        heuristics.handshake_failures += 1
-        heuristics.handshake_timeouts += 1
-        link.report.info("a handshake took too long", link.addr)
-        raise HandshakeTimeoutError(f"no handshake with {link.addr} within {timeout} s")
+        raise _timed_out(link, timeout)
     if stream is None or not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
-        wrong = TypeError(f"perform_handshake must return a byte stream, not {stream!r}")
+        wrong = TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r}")
         heuristics.handshake_failures += 1
         link.report.bug(place, wrong, link.addr)
         raise HandshakeError(str(wrong)) from wrong
     return stream
+
+
+def _timed_out(link: Link, timeout: float) -> HandshakeTimeoutError:
+    link.report.heuristics.handshake_failures += 1
+    link.report.heuristics.handshake_timeouts += 1
+    link.report.info("a handshake took too long", link.addr)
+    return HandshakeTimeoutError(f"no handshake with {link.addr} within {timeout} s")
