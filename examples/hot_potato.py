@@ -1,0 +1,113 @@
+"""Hot potato, on a mesh of nodes: whoever catches the potato throws it at somebody else, and everybody watches.
+
+Shows a handshake in which the players learn each other's names, a message type of one's own, and broadcasts: a throw
+is told to all, and caught by the one it was thrown at. There is no order between two connections, so that players
+may hear of two throws the wrong way round: each throw is numbered, and the highest number counts. Run
+`python examples/hot_potato.py` (also with `--backend trio` or `--backend uvloop`; `--throws 500`; `--seed 7`
+plays the same game again). You will see every throw, then how often each player was hit, and that all of them
+agree in whose hands it burns at the end.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from random import Random
+from typing import NamedTuple
+
+import anyio
+from anyio.abc import ByteStream
+from anyio.streams.buffered import BufferedByteStream
+
+from _common import command_line, run
+from pea2pea import Address, Codec, Config, Connection, Node, Side
+from pea2pea.codecs import LinesCodec, mapped
+from pea2pea.topology import connect_nodes, mesh
+
+NAMES = ["Anna", "Bert", "Cleo", "Dora", "Emil", "Fritz", "Gina", "Hugo", "Ines", "Jan"]
+NAME_LENGTH = 8  # bytes, filled up with blanks
+
+
+class Throw(NamedTuple):
+    """The potato flies."""
+
+    number: int
+    target: str
+
+
+def parse(line: str) -> Throw:
+    number, target = line.split(" ")
+    return Throw(int(number), target)
+
+
+class Player:
+    """Knows all others by name; throws the potato on until it has been thrown often enough."""
+
+    def __init__(self, name: str, throws: int, chance: Random) -> None:
+        self.throws = throws
+        self.chance = chance
+        self.others: list[str] = []
+        self.catches = 0
+        self.last_seen = Throw(0, "")
+        self.is_over = anyio.Event()
+        self.node = Node(Config(name=name))
+        self.node.enable_handshake(self)
+        self.node.enable_reading(self)
+        self.outbox = self.node.enable_writing(self)
+
+    async def perform_handshake(self, _connection: Connection, stream: ByteStream) -> ByteStream:
+        """Exchange names. Nothing is read beyond them, so that the bare stream can be returned."""
+        await stream.send(self.node.name.ljust(NAME_LENGTH).encode())
+        name = (await BufferedByteStream(stream).receive_exactly(NAME_LENGTH)).decode().strip()
+        self.others.append(name)
+        return stream
+
+    def decoder(self, _addr: Address, _side: Side) -> Codec[Throw]:
+        return mapped(LinesCodec(), decode=parse, encode=lambda throw: f"{throw.number} {throw.target}")
+
+    encoder = decoder
+
+    async def process_message(self, _source: Address, message: Throw) -> None:
+        self.watch(message)
+        if message.target == self.node.name:
+            self.catches += 1
+            if message.number < self.throws:
+                self.throw(message.number + 1)
+
+    def throw(self, number: int) -> None:
+        throw = Throw(number, self.chance.choice(sorted(self.others)))
+        print(f"{number:>4}: {self.node.name} throws it at {throw.target}")
+        self.watch(throw)
+        for peer, error in self.outbox.broadcast(throw).items():
+            print(f"{peer} has not seen that: {error}")
+
+    def watch(self, throw: Throw) -> None:
+        self.last_seen = max(self.last_seen, throw)
+        if self.last_seen.number == self.throws:
+            self.is_over.set()
+
+
+async def main(throws: int, seed: int | None) -> None:
+    chance = Random(seed)  # noqa: S311  # it keeps no secret
+    players = [Player(name, throws, chance) for name in NAMES]
+    async with AsyncExitStack() as stack:
+        for player in players:
+            await stack.enter_async_context(player.node)
+            await player.node.start_listening()
+        await connect_nodes([player.node for player in players], mesh(len(players)))
+
+        chance.choice(players).throw(1)
+        for player in players:
+            await player.is_over.wait()
+
+    for player in players:
+        print(f"{player.node.name:>5} {player.catches:>3} {'#' * player.catches}")
+    holders = {player.last_seen.target for player in players}
+    print(f"{sum(player.catches for player in players)} catches; all agree that it burns in the hands of", *holders)
+
+
+if __name__ == "__main__":
+    parser = command_line(__doc__)
+    parser.add_argument("--throws", type=int, default=50)
+    parser.add_argument("--seed", type=int)
+    options = parser.parse_args()
+    run(options, main, options.throws, options.seed)
