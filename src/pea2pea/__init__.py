@@ -30,7 +30,7 @@ from .errors import (
     NotConnectedError,
     QueueFullError,
     SelfConnectionError,
-)
+)  # fmt: skip
 from .node import Node
 from .protocols.handshake import Handshake
 from .protocols.on_connect import OnConnect
@@ -41,37 +41,9 @@ from .stats import Heuristics, Stats
 from .transport import Listener, TCPTransport, Transport
 
 __all__ = [
-    "Address",
-    "AlreadyConnectedError",
-    "Codec",
-    "Config",
-    "Connection",
-    "ConnectionLimitError",
-    "Decoder",
-    "DeliveryError",
-    "DisconnectOrigin",
-    "Encoder",
-    "Frame",
-    "FrameError",
-    "Handshake",
-    "HandshakeError",
-    "HandshakeTimeoutError",
-    "Heuristics",
-    "Listener",
-    "Node",
-    "NodeClosedError",
-    "NodeError",
-    "NotConnectedError",
-    "OnConnect",
-    "OnDisconnect",
-    "Outbox",
-    "Peer",
-    "QueueFullError",
-    "Reading",
-    "SelfConnectionError",
-    "Side",
-    "Stats",
-    "TCPTransport",
-    "Transport",
-    "Writing",
-]
+    "Address", "AlreadyConnectedError", "Codec", "Config", "Connection", "ConnectionLimitError", "Decoder",
+    "DeliveryError", "DisconnectOrigin", "Encoder", "Frame", "FrameError", "Handshake", "HandshakeError",
+    "HandshakeTimeoutError", "Heuristics", "Listener", "Node", "NodeClosedError", "NodeError",
+    "NotConnectedError", "OnConnect", "OnDisconnect", "Outbox", "Peer", "QueueFullError", "Reading",
+    "SelfConnectionError", "Side", "Stats", "TCPTransport", "Transport", "Writing",
+]  # fmt: skip

@@ -21,19 +21,7 @@ from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from anyio import (
-    TASK_STATUS_IGNORED,
-    AsyncContextManagerMixin,
-    CancelScope,
-    Event,
-    aclose_forcefully,
-    create_task_group,
-    current_effective_deadline,
-    current_time,
-    get_cancelled_exc_class,
-    move_on_after,
-    sleep,
-)
+import anyio
 from anyio.abc import SocketAttribute
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from typing_extensions import TypeVarTuple, Unpack
@@ -69,12 +57,12 @@ class _SetUp:
         self.link = link
         self.dialled = dialled
         self.caller = current_link.get()  # in whose hook `connect` was called
-        self.scope = CancelScope()
+        self.scope = anyio.CancelScope()
         self.error: Exception | None = None
-        self.done = Event()
+        self.done = anyio.Event()
 
 
-class Node(AsyncContextManagerMixin):
+class Node(anyio.AsyncContextManagerMixin):
     """A peer-to-peer node: starts, ends and maintains connections; what they say is up to the enabled protocols.
 
     It is used once, as `async with node:`, which owns every task of the node: leaving the block shuts the node down
@@ -118,8 +106,8 @@ class Node(AsyncContextManagerMixin):
         self._running_services: set[str] = set()
         self._starting = False
         self._listener: Listener | None = None
-        self._accepting: CancelScope | None = None
-        self._room: Event | None = None  # where the accept loop waits for a slot
+        self._accepting: anyio.CancelScope | None = None
+        self._room: anyio.Event | None = None  # where the accept loop waits for a slot
         self._loops: dict[tuple[Address, Address], Link] = {}  # own dials that might end at our own listener
 
     # What there is to see
@@ -214,11 +202,11 @@ class Node(AsyncContextManagerMixin):
             raise RuntimeError(f"{self!r} was entered before; a node is used once, make a new one")
         self._entered = True
         self._context = copy_context()
-        self._stop = Event()
-        self._closed = Event()
+        self._stop = anyio.Event()
+        self._closed = anyio.Event()
         body_error: BaseException | None = None
         try:
-            async with create_task_group() as group:
+            async with anyio.create_task_group() as group:
                 self._group = group
                 await group.start(self._manage, name=f"pea2pea node {self.name}")
                 try:
@@ -227,7 +215,7 @@ class Node(AsyncContextManagerMixin):
                     body_error = error
                 self._begin_to_close()
                 try:
-                    with CancelScope(shield=True):
+                    with anyio.CancelScope(shield=True):
                         await self._closed.wait()
                 except BaseException:
                     self._abandon()
@@ -240,13 +228,13 @@ class Node(AsyncContextManagerMixin):
         if body_error is not None:
             raise body_error
 
-    async def _manage(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+    async def _manage(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         try:
-            with CancelScope(shield=True) as scope:
+            with anyio.CancelScope(shield=True) as scope:
                 self._abandon = scope.cancel
-                async with create_task_group() as self._services:
-                    async with create_task_group() as self._background:
-                        async with create_task_group() as self._lives:
+                async with anyio.create_task_group() as self._services:
+                    async with anyio.create_task_group() as self._background:
+                        async with anyio.create_task_group() as self._lives:
                             task_status.started()
                             await self._stop.wait()
                         self._background.cancel_scope.cancel()
@@ -265,7 +253,7 @@ class Node(AsyncContextManagerMixin):
         if self._closing:
             return
         self._closing = self._report.closing = True
-        deadline = current_time() + self.config.grace_period
+        deadline = anyio.current_time() + self.config.grace_period
         for setup in self._setups:
             setup.scope.cancel()
         for link in list(self._admission.established.values()):
@@ -358,7 +346,7 @@ class Node(AsyncContextManagerMixin):
             await listener.aclose()
             raise NodeClosedError(f"{self!r} was shut down meanwhile")
         self._listener = listener
-        self._accepting = CancelScope()
+        self._accepting = anyio.CancelScope()
         self._services.create_task(
             self._accept(listener, self._accepting), name=f"pea2pea listener {self.name}", context=self._context.copy()
         )
@@ -374,18 +362,18 @@ class Node(AsyncContextManagerMixin):
         if listener is not None:
             if self._accepting is not None:
                 self._accepting.cancel()
-            with CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
                 await listener.aclose()
         else:
             await checkpoint()
 
-    async def _accept(self, listener: Listener, scope: CancelScope) -> None:
+    async def _accept(self, listener: Listener, scope: anyio.CancelScope) -> None:
         pause = _BACK_OFF_MIN
         try:
             with scope:
                 while True:
                     while not self._admission.has_budget(Side.RESPONDER):
-                        self._room = Event()
+                        self._room = anyio.Event()
                         await self._room.wait()
                     try:
                         stream, addr = await listener.accept()
@@ -397,7 +385,7 @@ class Node(AsyncContextManagerMixin):
                             self._report.info("cannot accept for now", None, error)
                         else:
                             self._report.bug("Listener.accept", error)
-                        await sleep(pause)
+                        await anyio.sleep(pause)
                         pause = min(pause * 2, _BACK_OFF_MAX)
                         continue
                     pause = _BACK_OFF_MIN
@@ -405,7 +393,7 @@ class Node(AsyncContextManagerMixin):
         finally:
             if self._listener is listener:
                 self._listener = None
-                with CancelScope(shield=True):
+                with anyio.CancelScope(shield=True):
                     await listener.aclose()
 
     async def _welcome(self, stream: ByteStream, addr: Address) -> None:
@@ -430,7 +418,7 @@ class Node(AsyncContextManagerMixin):
             stream.close()
         else:
             with suppress(Exception):  # closing is all that is wanted
-                await aclose_forcefully(stream)
+                await anyio.aclose_forcefully(stream)
 
     # Dialling
 
@@ -465,7 +453,7 @@ class Node(AsyncContextManagerMixin):
             addr = checked(addr)
             self._admission.reserve(addr, side)
         except BaseException:
-            with CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
                 await self._close(stream)
             raise
         return await self._set_up(_SetUp(self._link(stream, addr, side), None))
@@ -476,7 +464,7 @@ class Node(AsyncContextManagerMixin):
             await setup.done.wait()
         except BaseException:
             setup.scope.cancel()
-            with CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
                 await setup.done.wait()
             raise
         if setup.error is not None:
@@ -517,7 +505,7 @@ class Node(AsyncContextManagerMixin):
 
     async def _dial_one(self, addr: Address) -> ByteStream:
         timeout = self.config.connection_timeout
-        with move_on_after(timeout):
+        with anyio.move_on_after(timeout):
             return await self._transport.dial(addr)
         raise TimeoutError(f"{addr[0]}:{addr[1]} did not answer within {timeout} s")
 
@@ -571,13 +559,13 @@ class Node(AsyncContextManagerMixin):
         """The connection's task: whatever happens in it, the socket is closed and the slot given back."""
         link = setup.link
         try:
-            async with create_task_group() as tasks:
+            async with anyio.create_task_group() as tasks:
                 link = await self._establish(setup, tasks)
                 if link is not None:
                     await self._live(link)
                 tasks.cancel_scope.cancel()
-        except get_cancelled_exc_class():
-            if current_effective_deadline() != -float("inf"):
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() != -float("inf"):
                 self._report.info("a connection's task was cancelled from outside", link.addr if link else None)
                 return
             raise
@@ -588,7 +576,7 @@ class Node(AsyncContextManagerMixin):
             if link is not None:
                 self._remove(link)
                 if not isinstance(link.base, TCPStream):
-                    with CancelScope(shield=True):
+                    with anyio.CancelScope(shield=True):
                         await self._close(link.base)
             self._settle(setup, NodeClosedError(f"{self!r} has shut down"))
 
@@ -651,12 +639,12 @@ class Node(AsyncContextManagerMixin):
                 await link.reader.run()
             elif link.origin is None:
                 await notice_end(link)
-        except get_cancelled_exc_class() as error:
+        except anyio.get_cancelled_exc_class() as error:
             self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
 
         assert link.origin is not None
-        link.hurry(current_time() + self.config.grace_period)
+        link.hurry(anyio.current_time() + self.config.grace_period)
         self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
         if greeter is not None:
             greeter.part()
@@ -668,14 +656,14 @@ class Node(AsyncContextManagerMixin):
         if self._on_disconnect is not None:
             await take_leave(link, *self._on_disconnect)
         if greeter is not None:
-            with CancelScope(deadline=link.deadline) as link.hook:
+            with anyio.CancelScope(deadline=link.deadline) as link.hook:
                 await greeter.wait_done()
             if link.hook.cancelled_caught:
                 self._report.info("on_connect was given up: the grace period is over", link.addr)
         if link.writer is not None:
             link.writer.close()
         if not link.broken:
-            with CancelScope(deadline=link.deadline) as link.goodbye:
+            with anyio.CancelScope(deadline=link.deadline) as link.goodbye:
                 await self._say_goodbye(link, discarder)
         if link.writer is not None and (lost := link.writer.fail()):
             self._report.info("queued messages were given up", link.addr, f"{lost} of them")
@@ -735,7 +723,7 @@ class Node(AsyncContextManagerMixin):
         silent = 0.0
         while not discarder.is_done:
             taken = discarder.taken
-            with move_on_after(pause):
+            with anyio.move_on_after(pause):
                 await discarder.wait_done()
             confirmed = isinstance(base, TCPStream) and base.unacknowledged() == 0
             silent = silent + pause if confirmed and discarder.taken == taken else 0.0
@@ -760,7 +748,7 @@ class Node(AsyncContextManagerMixin):
                     error = TimeoutError(f"no complete message from {link.addr} for {timeout} s")
                     link.end(DisconnectOrigin.READING, error, broken=True)
                 earliest = min(earliest, due)
-            await sleep(max(earliest - monotonic(), timeout / 64))
+            await anyio.sleep(max(earliest - monotonic(), timeout / 64))
 
     async def disconnect(self, peer: Peer, *, abort: bool = False) -> bool:
         """Disconnect a peer; says whether this was what ended the connection.
