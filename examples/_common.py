@@ -11,7 +11,7 @@ import anyio
 from typing_extensions import TypeVarTuple, Unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 Ts = TypeVarTuple("Ts")
 
@@ -31,5 +31,13 @@ def run(options: argparse.Namespace, main: Callable[[Unpack[Ts]], Awaitable[obje
     backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
     try:
         anyio.run(main, *args, backend=backend, backend_options=backend_options)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         sys.exit(130)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Ctrl-C, as it is or in the exception group of a task group."""
+    inner: Sequence[BaseException] | None = getattr(error, "exceptions", None)
+    return isinstance(error, KeyboardInterrupt) if inner is None else all(map(_is_interrupt, inner))
