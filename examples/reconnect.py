@@ -55,22 +55,24 @@ class Keeper:
                 await self._node.disconnect(connection, abort=True)
 
     async def _dial(self, addr: Address) -> None:
-        while addr in self.peers:
+        while name := self.peers.get(addr):
             if tries := self.tries[addr]:
                 # all of the pause is random, or all those who lost the same peer would be back at the same time
                 await anyio.sleep(uniform(0, min(self._shortest * 2**tries, self._longest)))  # noqa: S311  # no secret
             self.tries[addr] += 1
             try:
-                await self._node.connect(addr)
+                connection = await self._node.connect(addr)
             except (OSError, ConnectionLimitError) as error:
-                print(f"{self.peers[addr]} is not there: {type(error).__name__}")
+                print(f"{name} is not there: {type(error).__name__}")
             except HandshakeError as error:
                 if isinstance(error.__cause__, ForeignNetworkError):
                     await self.ban(addr, str(error.__cause__))
                 else:  # this may pass: a peer whose limits are reached hangs up, too
-                    print(f"{self.peers[addr]} has hung up")
+                    print(f"{name} has hung up")
             else:
-                print(f"{self.peers[addr]} is connected")
+                print(f"{name} is connected")
+                if addr not in self.peers:  # it was banned meanwhile
+                    await self._node.disconnect(connection, abort=True)
                 return
 
     async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
