@@ -10,35 +10,41 @@ The modules, in the order of a connection's life (imports point upwards in this 
     _admission                  limits, and the table of connections; nothing waits there
     node                        listens, dials, supervises, shuts down: one task a connection
     topology, testing           helpers for many nodes, and for tests of one's codecs
+
+A module is imported when something of it is first used.
 """
 
 from __future__ import annotations
 
-from ._address import Address
-from .codecs import Codec, Decoder, Encoder, Frame
-from .config import Config
-from .connection import Connection, DisconnectOrigin, Peer, Side
-from .errors import (
-    AlreadyConnectedError,
-    ConnectionLimitError,
-    DeliveryError,
-    FrameError,
-    HandshakeError,
-    HandshakeTimeoutError,
-    NodeClosedError,
-    NodeError,
-    NotConnectedError,
-    QueueFullError,
-    SelfConnectionError,
-)  # fmt: skip
-from .node import Node
-from .protocols.handshake import Handshake
-from .protocols.on_connect import OnConnect
-from .protocols.on_disconnect import OnDisconnect
-from .protocols.reading import Reading
-from .protocols.writing import Outbox, Writing
-from .stats import Heuristics, Stats
-from .transport import Listener, TCPTransport, Transport
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._address import Address
+    from .codecs import Codec, Decoder, Encoder, Frame
+    from .config import Config
+    from .connection import Connection, DisconnectOrigin, Peer, Side
+    from .errors import (
+        AlreadyConnectedError,
+        ConnectionLimitError,
+        DeliveryError,
+        FrameError,
+        HandshakeError,
+        HandshakeTimeoutError,
+        NodeClosedError,
+        NodeError,
+        NotConnectedError,
+        QueueFullError,
+        SelfConnectionError,
+    )  # fmt: skip
+    from .node import Node
+    from .protocols.handshake import Handshake
+    from .protocols.on_connect import OnConnect
+    from .protocols.on_disconnect import OnDisconnect
+    from .protocols.reading import Reading
+    from .protocols.writing import Outbox, Writing
+    from .stats import Heuristics, Stats
+    from .transport import Listener, TCPTransport, Transport
 
 __all__ = [
     "Address", "AlreadyConnectedError", "Codec", "Config", "Connection", "ConnectionLimitError", "Decoder",
@@ -47,3 +53,25 @@ __all__ = [
     "NotConnectedError", "OnConnect", "OnDisconnect", "Outbox", "Peer", "QueueFullError", "Reading",
     "SelfConnectionError", "Side", "Stats", "TCPTransport", "Transport", "Writing",
 ]  # fmt: skip
+
+# where they are at home; the others are errors
+_HOMES = {
+    "Address": "_address", "Codec": "codecs", "Decoder": "codecs", "Encoder": "codecs", "Frame": "codecs",
+    "Config": "config", "Connection": "connection", "DisconnectOrigin": "connection", "Peer": "connection",
+    "Side": "connection", "Node": "node", "Handshake": "protocols.handshake", "OnConnect": "protocols.on_connect",
+    "OnDisconnect": "protocols.on_disconnect", "Reading": "protocols.reading", "Outbox": "protocols.writing",
+    "Writing": "protocols.writing", "Heuristics": "stats", "Stats": "stats", "Listener": "transport",
+    "TCPTransport": "transport", "Transport": "transport",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

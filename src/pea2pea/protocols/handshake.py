@@ -53,11 +53,17 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
         raise HandshakeError(f"the handshake with {link.addr} awaited something cancelled") from error
     if scope.cancelled_caught:
         raise _timed_out(link, timeout)
-    if stream is None or not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
-        wrong = TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r}")
+    try:
+        return _checked(stream)
+    except TypeError as wrong:
         heuristics.handshake_failures += 1
         link.report.bug(place, wrong, link.addr)
         raise HandshakeError(str(wrong)) from wrong
+
+
+def _checked(stream: ByteStream | None) -> ByteStream:
+    if stream is None or not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
+        raise TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r}")
     return stream
 
 
