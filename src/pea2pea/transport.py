@@ -84,8 +84,11 @@ class TCPTransport:
         """The addresses of a host name, in the order of the system's resolver; of an IP literal, itself."""
         try:
             _sockaddr(addr)
-        except socket.gaierror:
-            found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError):
+            try:
+                found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
+            except UnicodeError as error:  # no name of hosts can be written so (RFC 5891)
+                raise socket.gaierror(socket.EAI_NONAME, f"{addr[0]!r} is no host name: {error}") from error
             return list(dict.fromkeys(canonical((info[4][0], info[4][1])) for info in found))
         await checkpoint()
         return [canonical(addr)]
