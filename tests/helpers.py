@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -31,6 +32,8 @@ from pea2pea.testing import wait_until
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
 
+    import pytest
+
     from pea2pea import Listener
 
 __all__ = [
@@ -42,12 +45,14 @@ __all__ = [
     "RawListener",
     "RawPeer",
     "User",
+    "above_info",
     "connect",
     "descriptors",
     "frame",
     "frames",
     "memory_pair",
     "running_tasks",
+    "told_errors",
     "two_nodes",
     "wait_until",
 ]
@@ -192,6 +197,23 @@ def running_tasks() -> set[str]:
     """The names of all tasks of the event loop but the one that asks."""
     me = anyio.get_current_task().id
     return {str(task.name) for task in get_running_tasks() if task.id != me}
+
+
+def above_info(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the library has logged that says of a user's bug."""
+    return [record for record in caplog.records if record.name == "pea2pea" and record.levelno > logging.INFO]
+
+
+def told_errors(caplog: pytest.LogCaptureFixture) -> list[BaseException]:
+    """The exceptions in these records; all of them have to come with a traceback."""
+    found = []
+    for record in above_info(caplog):
+        assert record.exc_info is not None, record.getMessage()
+        _, error, traceback = record.exc_info
+        assert error is not None
+        assert traceback is not None
+        found.append(error)
+    return found
 
 
 class RawPeer:
