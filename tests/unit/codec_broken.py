@@ -40,7 +40,7 @@ class Good:
         return len(self.buffer) >= 6 + size
 
     def size(self) -> int | None:
-        if self.buffer[:2] not in (b"", b"P", b"PP"):
+        if not b"PP".startswith(self.buffer[:2]):
             raise FrameError("no frame")
         if len(self.buffer) < 6:
             return None
@@ -398,3 +398,22 @@ class EncodesText(Good):
 class Garbles(Good):
     def frames(self) -> Iterator[bytes]:
         return (message.lower() for message in super().frames())
+
+
+class Counting(GoodNumbers):
+    """Numbers its frames, so that each can be decoded in its turn only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = self.seen = 0
+
+    def encode(self, message: list[int]) -> bytes:
+        self.sent += 1
+        return super().encode([self.sent % 256, *message])
+
+    def decode(self, data: bytes) -> Iterator[list[int]]:
+        for message in super().decode(data):
+            self.seen += 1
+            if message[:1] != [self.seen % 256]:
+                raise FrameError("out of turn")
+            yield message[1:]
