@@ -19,7 +19,16 @@ import anyio
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
-from pea2pea import Address, Config, Connection, ConnectionLimitError, DisconnectOrigin, HandshakeError, Node
+from pea2pea import (
+    Address,
+    AlreadyConnectedError,
+    Config,
+    Connection,
+    ConnectionLimitError,
+    DisconnectOrigin,
+    HandshakeError,
+    Node,
+)
 from pea2pea.testing import wait_until
 
 if TYPE_CHECKING:
@@ -62,6 +71,8 @@ class Keeper:
             self.tries[addr] += 1
             try:
                 connection = await self._node.connect(addr)
+            except AlreadyConnectedError:
+                return  # somebody else has dialled it; when that ends, it is our turn again
             except (OSError, ConnectionLimitError) as error:
                 print(f"{name} is not there: {type(error).__name__}")
             except HandshakeError as error:
