@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from noise.connection import Keypair, NoiseConnection
 from noise.exceptions import NoiseInvalidMessage
 
-from pea2pea import Address, Config, Connection, DisconnectOrigin, HandshakeError, Node, Side
+from pea2pea import Address, Config, Connection, DisconnectOrigin, FrameError, HandshakeError, Node, Side
 from pea2pea.codecs import LinesCodec
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class NoiseAttribute(anyio.TypedAttributeSet):
     """The same at both ends and in no other connection: sign it to bind something to this one (section 11.2)."""
 
 
+class TamperedError(FrameError, anyio.BrokenResourceError):
+    """What came is not what the peer has sent."""
+
+
 class Verify(Protocol):
     """Looks at the peer's static key and the payload that came with it, and raises to refuse them."""
 
@@ -57,7 +61,7 @@ class Messages:
     async def peek(self) -> bytes:
         """Wait for a whole message, which stays where it is until `drop`; cancelled, it loses nothing.
 
-        Raises EndOfStream only between messages, and BrokenResourceError inside of one.
+        Raises EndOfStream only between messages, and TamperedError inside of one.
         """
         await checkpoint()
         while len(self._buffer) < 2 or len(self._buffer) < self._end():
@@ -66,7 +70,7 @@ class Messages:
             except anyio.EndOfStream:
                 if not self._buffer:
                     raise
-                raise anyio.BrokenResourceError("the stream ended inside a Noise message") from None
+                raise TamperedError("the stream ended inside a Noise message") from None
         return bytes(self._buffer[2 : self._end()])
 
     def drop(self) -> None:
@@ -91,8 +95,8 @@ class NoiseStream(ByteStream):
     """A byte stream on top of another one, encrypted and authenticated with the keys of a finished handshake.
 
     Writes of any size are cut into Noise messages, each sealed with the next nonce. Nobody can read, change, repeat,
-    reorder or drop anything without a BrokenResourceError from `receive`, now and ever after. Not covered: how much is
-    said and when, and an end of stream between two messages, which Noise leaves to the protocol above (section 13).
+    reorder or drop anything without a TamperedError from `receive`, now and ever after. Not covered: how much is said
+    and when, and an end of stream between two messages, which Noise leaves to the protocol above (section 13).
 
     One task may receive and another one send. A cancelled `receive` loses nothing. A cancelled `send` leaves an unknown
     part of its messages on the wire, so that nothing can be sent afterwards: BrokenResourceError.
@@ -112,12 +116,14 @@ class NoiseStream(ByteStream):
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """Wait for something to read: one message's plaintext, or its next `max_bytes` bytes."""
+        if self._plaintext:
+            await checkpoint()
         while not self._plaintext:  # messages without content are legal
             message = await self._messages.peek()
             try:
                 self._plaintext = self._noise.decrypt(message)
             except NoiseInvalidMessage:  # it stays the next one to read, and goes on failing
-                raise anyio.BrokenResourceError("a Noise message was tampered with") from None
+                raise TamperedError("a Noise message is not what the peer has sent") from None
             self._messages.drop()
         received, self._plaintext = self._plaintext[:max_bytes], self._plaintext[max_bytes:]
         return received
