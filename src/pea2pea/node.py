@@ -38,7 +38,7 @@ from .protocols.on_disconnect import OnDisconnect, take_leave
 from .protocols.reading import Discarder, Reader, Reading, notice_end
 from .protocols.writing import Flusher, Outbox, Writer, Writing
 from .stats import Heuristics, Stats
-from .transport import Listener, TCPStream, TCPTransport, Transport
+from .transport import Listener, TCPStream, TCPTransport, Transport, is_stream
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup, TaskStatus
@@ -47,6 +47,7 @@ M = TypeVar("M")
 Ts = TypeVarTuple("Ts")
 
 _numbers = count()
+_CLOSING = 0.1  # seconds for closing a stream that is not the library's, after all goodbyes
 _BACK_OFF_MIN, _BACK_OFF_MAX = 0.05, 1.0  # seconds between two tries to accept
 
 
@@ -417,8 +418,8 @@ class Node(anyio.AsyncContextManagerMixin):
         if isinstance(stream, TCPStream):
             stream.close()
         else:
-            with suppress(Exception):  # closing is all that is wanted
-                await anyio.aclose_forcefully(stream)
+            with suppress(Exception), anyio.move_on_after(_CLOSING):  # closing is all that is wanted
+                await stream.aclose()
 
     # Dialling
 
@@ -448,8 +449,10 @@ class Node(anyio.AsyncContextManagerMixin):
         """
         try:
             self._opened()
-            if side not in Side:
+            if side not in list(Side):
                 raise TypeError(f"side must be a Side, not {side!r}")
+            if not is_stream(stream):
+                raise TypeError(f"adopt needs a byte stream, not {stream!r}; TCPTransport.wrap makes one of a socket")
             addr = checked(addr)
             self._admission.reserve(addr, side)
         except BaseException:
@@ -573,12 +576,14 @@ class Node(anyio.AsyncContextManagerMixin):
             self._give_up(_innermost(error))
         finally:
             link = link or setup.link
-            if link is not None:
-                self._remove(link)
-                if not isinstance(link.base, TCPStream):
+            try:
+                if link is not None and not isinstance(link.base, TCPStream):
                     with anyio.CancelScope(shield=True):
                         await self._close(link.base)
-            self._settle(setup, NodeClosedError(f"{self!r} has shut down"))
+            finally:
+                if link is not None:
+                    self._remove(link)
+                self._settle(setup, NodeClosedError(f"{self!r} has shut down"))
 
     def _settle(self, setup: _SetUp, error: Exception | None) -> None:
         """The set-up is over, for better or worse."""
@@ -648,6 +653,8 @@ class Node(anyio.AsyncContextManagerMixin):
         self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
         if greeter is not None:
             greeter.part()
+        if link.broken and not isinstance(link.base, TCPStream):
+            await self._close(link.base)
         discarder = Discarder(link.stream)
         if link.broken or link.draining:
             discarder.skip()

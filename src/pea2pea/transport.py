@@ -77,6 +77,11 @@ class Transport(Protocol):
         ...
 
 
+def is_stream(given: object) -> bool:
+    """Whether it can be used as a byte stream."""
+    return all(callable(getattr(given, name, None)) for name in ("receive", "send", "aclose"))
+
+
 class TCPTransport:
     """TCP, over IPv4 and IPv6: the transport a node has by default."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from anyio import CancelScope, current_time, get_cancelled_exc_class
 
 from ..errors import HandshakeError, HandshakeTimeoutError
+from ..transport import is_stream
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -62,7 +63,7 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
 
 
 def _checked(stream: ByteStream | None) -> ByteStream:
-    if stream is None or not all(callable(getattr(stream, name, None)) for name in ("receive", "send", "aclose")):
+    if stream is None or not is_stream(stream):
         raise TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r}")
     return stream
 
