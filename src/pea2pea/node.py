@@ -19,12 +19,12 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio.abc import SocketAttribute
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
-from typing_extensions import TypeVarTuple, Unpack
+from typing_extensions import TypeVar, TypeVarTuple, Unpack
 
 from ._address import Address, canonical, checked, is_local
 from ._admission import Admission, ConnectingView, ConnectionsView
@@ -43,7 +43,9 @@ from .transport import Listener, TCPStream, TCPTransport, Transport, is_stream
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
-M = TypeVar("M")
+# The names are for those who read a type checker's message; with a default, it names the method at fault, too.
+Made_by_decoder_and_taken_by_process_message = TypeVar("Made_by_decoder_and_taken_by_process_message", default=Any)
+Taken_by_encoder = TypeVar("Taken_by_encoder", default=Any)
 Ts = TypeVarTuple("Ts")
 
 _numbers = count()
@@ -135,7 +137,11 @@ class Node(anyio.AsyncContextManagerMixin):
         self._handshake = handshake, timeout
 
     def enable_reading(
-        self, reading: Reading[M], *, drop_beyond: int | None = None, idle_timeout: float | None = 60.0
+        self,
+        reading: Reading[Made_by_decoder_and_taken_by_process_message],
+        *,
+        drop_beyond: int | None = None,
+        idle_timeout: float | None = 60.0,
     ) -> None:
         """Let `reading` decode and process what peers send, on every connection from now on.
 
@@ -154,8 +160,13 @@ class Node(anyio.AsyncContextManagerMixin):
         self._reader = lambda link: Reader(link, reading, drop_beyond=drop_beyond, grace=grace)
 
     def enable_writing(
-        self, writing: Writing[M], *, queue_depth: int = 1024, queue_bytes: int = 262_144, timeout: float = 10.0
-    ) -> Outbox[M]:
+        self,
+        writing: Writing[Taken_by_encoder],
+        *,
+        queue_depth: int = 1024,
+        queue_bytes: int = 262_144,
+        timeout: float = 10.0,
+    ) -> Outbox[Taken_by_encoder]:
         """Let messages be sent, on every connection from now on; the outbox is what to send them with.
 
         A peer's queue is full at `queue_depth` messages or `queue_bytes` bytes, whichever comes first. Each 64 KiB, or
@@ -165,9 +176,9 @@ class Node(anyio.AsyncContextManagerMixin):
         at_least_one("queue_depth", queue_depth)
         at_least_one("queue_bytes", queue_bytes)
         seconds("timeout", timeout)
-        writers: dict[Peer, Writer[M]] = {}
+        writers: dict[Peer, Writer[Taken_by_encoder]] = {}
 
-        def writer(link: Link) -> Writer[M]:
+        def writer(link: Link) -> Writer[Taken_by_encoder]:
             encoder = writing.encoder(link.addr, link.side)
             return Writer(link, encoder, self._flusher, writers, depth=queue_depth, limit=queue_bytes, timeout=timeout)
 
@@ -183,7 +194,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._on_connect = hook, abortable
 
     def enable_on_disconnect(self, hook: OnDisconnect, *, timeout: float = 3.0) -> None:
-        """Call `hook` for every connection that ends from now on, for `timeout` seconds at the most."""
+        """Call `hook` at the end of every connection that is established from now on, for `timeout` seconds at the most."""
         self._enabling("on_disconnect", self._on_disconnect, hook, "on_disconnect")
         seconds("timeout", timeout)
         self._on_disconnect = hook, timeout
@@ -638,6 +649,7 @@ class Node(anyio.AsyncContextManagerMixin):
         """From established to the last goodbye."""
         if isinstance(link.base, TCPStream):
             link.base.held = True
+        leave_taking = self._on_disconnect
         greeter = self._equip(link)
         try:
             if link.reader is not None:
@@ -660,8 +672,8 @@ class Node(anyio.AsyncContextManagerMixin):
             discarder.skip()
         else:
             link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
-        if self._on_disconnect is not None:
-            await take_leave(link, *self._on_disconnect)
+        if leave_taking is not None:
+            await take_leave(link, *leave_taking)
         if greeter is not None:
             with anyio.CancelScope(deadline=link.deadline) as link.hook:
                 await greeter.wait_done()
