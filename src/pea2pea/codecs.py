@@ -17,6 +17,7 @@ Messages that were not iterated over come out of the next call.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 from .errors import FrameError
@@ -98,7 +99,7 @@ class _Partial:
         return b"".join(pieces)
 
 
-class _Incremental(Generic[M]):
+class _Incremental(ABC, Generic[M]):
     """What the decoders share: the input that was not looked at yet, and the error that ended it."""
 
     def __init__(self, max_length: int) -> None:
@@ -121,9 +122,9 @@ class _Incremental(Generic[M]):
         self._rest = self._rest + piece if self._rest else piece
         return self._messages(ended=not piece)
 
+    @abstractmethod
     def _messages(self, ended: bool) -> Iterator[M]:
         """Makes messages of `_rest`, and leaves there what it did not come to, also when closed half-way."""
-        raise NotImplementedError
 
     def _refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
         self._refused = why
@@ -162,9 +163,8 @@ class _Prefixed(_Incremental[bytes]):
         self._partial.add(piece)
         return None
 
-    def _check_length(self, size: int) -> None:
-        if size > self.max_length:
-            self._refuse(f"a frame of {size} bytes was announced, max_length is {self.max_length}")
+    def _refuse_length(self, size: int) -> NoReturn:
+        self._refuse(f"a frame of {size} bytes was announced, max_length is {self.max_length}")
 
     def _check_end(self, unread: int) -> None:
         if self._missing:
@@ -233,7 +233,7 @@ class LengthDelimitedCodec(_Prefixed):
             while start <= end:
                 (size,) = read(data, position)
                 if size > limit:
-                    self._check_length(size)
+                    self._refuse_length(size)
                 stop = start + size
                 if stop > end:
                     self._partial.add(data[start:])
@@ -290,7 +290,7 @@ class VarintDelimitedCodec(_Prefixed):
                     if not byte:
                         self._refuse(f"the length {size} of a frame was not written in its shortest form")
                 if size > limit:
-                    self._check_length(size)
+                    self._refuse_length(size)
                 stop = start + size
                 if stop > end:
                     self._partial.add(data[start:])
@@ -335,9 +335,9 @@ class _Terminated(_Incremental[M]):
         finally:
             self._rest = data[position:]
 
+    @abstractmethod
     def _unterminated(self, piece: bytes) -> bytes:
         """Returns the last frame, after which no delimiter came, or refuses it."""
-        raise NotImplementedError
 
     def _check_length(self, size: int) -> None:
         if size > self._most:

@@ -33,7 +33,7 @@ _CUT_MESSAGES = 200_000  # ... and how many messages
 _WINDOWS = 24  # how many messages are looked at alone and in pairs, how many bytes of a frame are altered
 _KIB_4, _KIB_64, _MIB = 4096, 65_536, 1_048_576
 _UNDECLARED = 16 * _MIB  # what a codec that declares no limit may keep
-_MANY = 100_000  # messages in a long stream
+_MANY = 50_000  # messages in a long stream
 _TINY = 64  # bytes in a tiny piece
 _GROWTH = 2  # how many times as much a byte may cost in a large input as in a small one: is this seen ...
 _TIMES = 5  # ... so many times in a row, it is no chance (linear codecs measured: 0.6 to 1.25)
@@ -123,10 +123,11 @@ def check_codec(
     large = kit.check_derived(given) if derive else []
     kit.check_inputs(given, promised=bytes_like)
     kit.check_bad_frames(given)
-    once = max(sum(map(len, kit.encode(given))), 1)
-    long = kit.encode(given * (min(_MIB // once, _MANY // len(given)) + 1))
+    once, twice = kit.encode(given), kit.encode(given * 2)
+    times = min(_MIB // max(sum(map(len, once)), 1), _MANY // len(given)) + 1
+    long = once * times if once * 2 == twice else kit.encode(given * times)
     kit.check_memory(long)
-    kit.check_cost(b"".join(long), _TINY * max(map(len, long)), _MIB, "of frames in one piece")
+    kit.check_cost(b"".join(long), max(_TINY * max(map(len, long)), _KIB_4), _MIB, "of frames in one piece")
     large += [kit.encode([message])[0] for message in given]
     kit.check_cost(max(large, key=len), 4 * _KIB_4, _TINY, f"of a frame in pieces of {_TINY}")
     if strategy is not None:
@@ -284,11 +285,9 @@ class _Kit(Generic[M]):
                     pieces = [frame[:cut], frame[cut:]] if cut else [frame]
                     how = f"{f'cut at byte {cut}' if cut else 'in one piece'}; {size} times {unit!r} (see `derive`)"
                     self.check_stream([message], [frame], pieces, how)
-        for size, text in product((_MIB, 1_000_000, _MIB // 4, _KIB_64), (longest, unit)):
-            message = cast("M", text * (min(size, self.limit or size) // max(len(text), 1)))
-            if self.takes(message):
-                return self.encode([message])
-        return []
+        sizes = (min(size, self.limit or size) for size in (_MIB, 1_000_000, _MIB // 4, _KIB_64))
+        large = (cast("M", text * (size // max(len(text), 1))) for size, text in product(sizes, (longest, unit)))
+        return self.encode(next(([message] for message in large if self.takes(message)), list[M]()))
 
     def takes(self, message: M) -> bool:
         try:
@@ -379,8 +378,9 @@ class _Kit(Generic[M]):
 
     def check_cost(self, stream: bytes, base: int, step: int, what: str) -> None:
         """Decoding takes time in proportion to the bytes: a long part of the stream as much as many short ones."""
-        size = base = max(base, _KIB_4)
-        while (size := 2 * size) <= min(len(stream), _MIB):
+        size, end = base, min(len(stream), _MIB)
+        while size < end:
+            size = min(4 * size, end)
             if all(
                 self.seconds(stream[:size], step)
                 > _GROWTH * sum(self.seconds(stream[:base], step) for _ in range(0, size, base))

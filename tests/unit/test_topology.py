@@ -260,6 +260,15 @@ async def test_streams_need_not_have_addresses() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_connection_that_has_ended_has_no_address_any_more() -> None:
+    async with listening(2) as nodes:
+        await topology.connect_nodes(nodes, [(0, 1)])
+        (connection,) = nodes[0].connections.values()
+        assert topology._local_addr(connection) in nodes[1].connections
+    assert topology._local_addr(connection) is None
+
+
+@pytest.mark.anyio
 async def test_a_connection_that_the_other_end_will_not_have_is_an_error() -> None:
     async with listening(3, Config(max_connections=1, max_connecting=1)) as nodes:
         with pytest.raises(ConnectionError, match=r"edge \(2, 0\).*before node 0"):
