@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import subprocess
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pea2pea import Listener
+
+    from .conftest import Example
 
 FIRST, THIRD = 2 + 32, 2 + 48 + 16  # bytes of the initiator's messages in the handshake: -> e and -> s, se
 
@@ -366,15 +367,9 @@ async def test_strangers_are_refused() -> None:
     assert not bob.heard
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
-def test_the_program(backend: str) -> None:
-    command = [sys.executable, "-W", "error", "examples/noise.py", "--backend", backend]
-    done = subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, check=True, timeout=30
-    )
-    first, second, third = done.stdout.splitlines()
+def test_the_program(example: Example) -> None:
+    first, second, third = example("noise.py")
     assert first.startswith("Alice hears Bob (")
     assert first.endswith("the key is under the mat")
     assert second.startswith("Alice hangs up on Mallory: a stranger")
     assert third == "Mallory is hung up on by Alice, who has refused 2 peers"
-    assert not done.stderr
