@@ -150,17 +150,17 @@ Node().enable_writing(EncoderOfNothing())  # type: ignore[arg-type]  # says: enc
 
 
 def sending_the_wrong_type(outbox: Outbox[Ping], addr: Address) -> None:
-    outbox.send_nowait(addr, "ping")  # type: ignore[arg-type]  # says: "ping", "str", "Ping" | "str", "Ping"
-    outbox.broadcast(b"ping")  # type: ignore[arg-type]  # says: "broadcast", "Ping" | "bytes", "Ping"
+    outbox.send_nowait(addr, "ping")  # type: ignore[arg-type]  # says: "send_nowait", "Ping" | "message", "Ping"
+    outbox.broadcast(b"ping")  # type: ignore[arg-type]  # says: "broadcast", "Ping" | "message", "Ping"
 
 
 async def sending_the_wrong_type_slowly(outbox: Outbox[Ping], addr: Address) -> None:
-    await outbox.send(addr, 1)  # type: ignore[arg-type]  # says: "send", "int", "Ping" | "int", "Ping"
+    await outbox.send(addr, 1)  # type: ignore[arg-type]  # says: "send", "Ping" | "message", "Ping"
     await outbox.deliver(addr, None)  # type: ignore[arg-type]  # says: "deliver", "None" | "None", "Ping"
 
 
 def an_inferred_outbox_is_strict(node: Node, lines: Encoders, addr: Address) -> None:
-    node.enable_writing(lines).send_nowait(addr, b"bytes")  # type: ignore[arg-type]  # says: "send_nowait", "str" | "str"
+    node.enable_writing(lines).send_nowait(addr, b"bytes")  # type: ignore[arg-type]  # says: "send_nowait", "str" | "message", "str"
 
 
 class Encoders:
@@ -177,7 +177,7 @@ def an_outbox_of_less_is_none_of_more(outbox: Outbox[Ping]) -> Outbox[Ping | str
 
 
 async def forgetting_to_await(outbox: Outbox[str], addr: Address) -> None:
-    outbox.send(addr, "hello")  # type: ignore[unused-coroutine]  # says: await | coroutine
+    outbox.send(addr, "hello")  # type: ignore[unused-coroutine]  # says: await
 
 
 # Codecs
@@ -257,7 +257,7 @@ def wrong_settings() -> None:
 
 def wrong_uses_of_a_connection(connection: Connection) -> None:
     connection.addr = ("127.0.0.1", 80)  # type: ignore[misc]  # says: "addr"
-    connection.start_soon(background, "one")  # type: ignore[arg-type]  # says: "start_soon" | "str"
+    connection.start_soon(background, "one")  # type: ignore[arg-type]  # says: "start_soon"
 
 
 async def background(number: int) -> None: ...

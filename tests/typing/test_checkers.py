@@ -1,0 +1,99 @@
+"""The type checkers' word on `accepted.py` and `refused.py`, as somebody sees it who has the package installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.types
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+MISTAKE = re.compile(r"  # type: ignore\[[a-z-]+\]  # says: (.*)$", flags=re.MULTILINE)
+
+
+def check(*command: str | Path, where: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  # the checkers that the environment has
+        [sys.executable, "-m", *command], cwd=where, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+def mypy(where: Path, *files: str) -> str:
+    done = check("mypy", "--strict", "--config-file=", "--warn-unused-ignores", "--no-pretty", *files, where=where)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def pyright(where: Path, *files: str) -> dict[int, str]:
+    """The messages for each line."""
+    (where / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict", "reportUnusedFunction": false}')
+    done = check("pyright", "--pythonpath", sys.executable, "--outputjson", *files, where=where)
+    found: dict[int, str] = {}
+    for diagnostic in json.loads(done.stdout)["generalDiagnostics"]:
+        line = diagnostic["range"]["start"]["line"] + 1
+        found[line] = found.get(line, "") + diagnostic["message"] + "\n"
+    return found
+
+
+def wanted(text: str, *, by_pyright: bool) -> dict[int, list[str]]:
+    """For each line with a mistake, the words that the message must have."""
+    words: dict[int, list[str]] = {}
+    for number, row in enumerate(text.splitlines(), 1):
+        if (match := MISTAKE.search(row)) is not None:
+            of_mypy, _, of_pyright = match.group(1).partition(" | ")
+            words[number] = re.split(", ", (of_pyright or of_mypy) if by_pyright else of_mypy)
+    return words
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """The mistakes, without the comments that expect them."""
+    (tmp_path / "bare.py").write_text(MISTAKE.sub("", (HERE / "refused.py").read_text()))
+    return tmp_path
+
+
+def test_there_are_enough_cases() -> None:
+    accepted = (HERE / "accepted.py").read_text()
+    assert len(re.findall(r"^(?:async )?def |^class ", accepted, flags=re.MULTILINE)) - 1 >= 40
+    assert len(MISTAKE.findall((HERE / "refused.py").read_text())) >= 25
+
+
+def test_mypy_accepts_and_refuses_what_it_should(tmp_path: Path) -> None:
+    for name in ("accepted.py", "refused.py"):
+        (tmp_path / name).write_text((HERE / name).read_text())
+    assert mypy(tmp_path, "accepted.py", "refused.py").startswith("Success")
+
+
+def test_pyright_accepts_what_it_should(tmp_path: Path) -> None:
+    (tmp_path / "accepted.py").write_text((HERE / "accepted.py").read_text())
+    assert pyright(tmp_path, "accepted.py") == {}
+
+
+def test_mypy_names_what_is_at_fault(bare: Path) -> None:
+    messages: dict[int, str] = {}
+    for row in mypy(bare, "bare.py").splitlines():
+        if (match := re.match(r"bare\.py:(\d+): (.*)", row)) is not None:
+            number = int(match.group(1))
+            messages[number] = messages.get(number, "") + match.group(2) + "\n"
+    words = wanted((HERE / "refused.py").read_text(), by_pyright=False)
+    assert set(messages) == set(words)
+    assert {line: messages[line] for line in words if not all(word in messages[line] for word in words[line])} == {}
+
+
+def test_pyright_names_what_is_at_fault(bare: Path) -> None:
+    messages = pyright(bare, "bare.py")
+    words = wanted((HERE / "refused.py").read_text(), by_pyright=True)
+    assert set(words) - set(messages) == set()
+    assert {line: messages[line] for line in words if not all(word in messages[line] for word in words[line])} == {}
+
+
+def test_the_readmes_mistake_gets_the_error_it_tells_of(tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("### Type-check your protocol")[2]
+    program, told = re.findall(r"```(?:python|text)\n(.*?)```", section, flags=re.DOTALL)[:2]
+    (tmp_path / "shout.py").write_text(program)
+    assert " ".join(mypy(tmp_path, "shout.py").split()).startswith(" ".join(told.split()))
