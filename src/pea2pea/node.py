@@ -194,7 +194,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._on_connect = hook, abortable
 
     def enable_on_disconnect(self, hook: OnDisconnect, *, timeout: float = 3.0) -> None:
-        """Call `hook` at the end of every connection that is established from now on, for `timeout` seconds at the most."""
+        """Call `hook` when a connection ends that is established from now on, for `timeout` seconds at the most."""
         self._enabling("on_disconnect", self._on_disconnect, hook, "on_disconnect")
         seconds("timeout", timeout)
         self._on_disconnect = hook, timeout

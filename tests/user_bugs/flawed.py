@@ -53,13 +53,13 @@ class Flawed(Echo):
         fail: Callable[[], object] = lambda: None,
         *,
         stall: Callable[[], Awaitable[object]] | None = None,
-        config: Config | None = None,
     ) -> None:
-        super().__init__(config, enable=ALL)
+        super().__init__(Config(grace_period=1), enable=ALL)
         self.place = place
         self.fail = fail
         self.stall = stall
         self.armed = False
+        self.victim: Address = ("nobody", 0)
         self.codec = lambda: FlawedCodec(self)
 
     def trip(self, place: str) -> None:
@@ -84,14 +84,17 @@ class Flawed(Echo):
         return super().encoder(addr, side)
 
     async def process_message(self, source: Address, message: bytes) -> None:
+        self.victim = source
         await self.atrip("process_message")
         await super().process_message(source, message)
 
     async def on_connect(self, addr: Address) -> None:
+        self.victim = addr
         await super().on_connect(addr)
         await self.atrip("on_connect")
 
     async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+        self.victim = addr
         await super().on_disconnect(addr, origin)
         await self.atrip("on_disconnect")
 

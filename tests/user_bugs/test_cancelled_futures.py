@@ -1,0 +1,81 @@
+"""On asyncio a hook can meet a cancellation that AnyIO did not ask for. Trio has nothing like it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pea2pea import HandshakeError
+from tests.conftest import LOOPS
+from tests.helpers import connect, told_errors, wait_until
+
+from .flawed import ASYNC, ORIGINS, PLACES, Flawed, is_served, provoked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+
+@pytest.fixture(params=[loop for loop in LOOPS.values() if loop[0] == "asyncio"], ids=lambda loop: str(loop[1]))
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+async def of_a_future() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def of_a_task() -> None:
+    task = asyncio.create_task(asyncio.sleep(3600))
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
+def at_once() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("stall", [of_a_future, of_a_task])
+@pytest.mark.parametrize("place", ASYNC)
+async def test_a_cancellation_of_somebody_elses_is_a_logged_bug_of_the_hook(
+    place: str, stall: Awaitable[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    user = Flawed(place, stall=stall)  # type: ignore[arg-type]  # mypy takes parametrized functions for awaitables
+    async with provoked(user) as (honest, victim):
+        await wait_until(lambda: user.node.heuristics.hook_errors)
+        if place in ORIGINS:
+            await wait_until(lambda: user.ended)
+            assert user.ended == [(victim.addr, ORIGINS[place])]
+        assert await is_served(user, honest)
+    assert user.node.heuristics.hook_errors == 1
+    (error,) = told_errors(caplog)
+    assert isinstance(error, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_cancelled_error_that_is_just_raised_is_a_logged_bug_as_well(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = Flawed(place, at_once)
+    async with provoked(user) as (honest, victim):
+        await wait_until(lambda: user.node.heuristics.hook_errors)
+        if place in ORIGINS:
+            await wait_until(lambda: user.ended)
+            assert user.ended == [(victim.addr, ORIGINS[place])]
+        assert await is_served(user, honest)
+    assert user.node.heuristics.hook_errors == len(told_errors(caplog)) == 1
+
+
+async def test_a_handshake_that_meets_it_fails_and_is_a_logged_bug(caplog: pytest.LogCaptureFixture) -> None:
+    user, peer = Flawed("perform_handshake", stall=of_a_future), Flawed("nowhere")
+    user.armed = True
+    async with user.node, peer.node:
+        with pytest.raises(HandshakeError):
+            await connect(user, peer)
+        assert not user.node.connecting
+    assert user.node.heuristics.handshake_failures == 1
+    assert user.node.heuristics.hook_errors == len(told_errors(caplog)) == 1

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from pea2pea import Address, DisconnectOrigin, Side
+from pea2pea.codecs import LengthDelimitedCodec
+from tests.helpers import ALL, RawPeer, User, above_info, frame, told_errors, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pea2pea.codecs import Chunk
+
+
+class Stubborn(LengthDelimitedCodec):
+    """Decodes, but for a peer that says "provoke", to which it does something else."""
+
+    def decode(self, data: Chunk, /) -> Any:
+        return self.misbehave() if b"provoke" in bytes(data) else super().decode(data)
+
+    def misbehave(self) -> Any:
+        raise NotImplementedError
+
+
+class Forgetful(Stubborn):
+    def misbehave(self) -> Any:
+        return None
+
+
+class Endless(Stubborn):
+    def misbehave(self) -> Iterator[bytes]:
+        while True:
+            yield b"again"
+
+
+class Slow(Stubborn):
+    def misbehave(self) -> Iterator[bytes]:
+        time.sleep(0.05)
+        yield b"phew"
+
+
+class Stopping(Stubborn):
+    def misbehave(self) -> Any:
+        raise StopIteration
+
+
+class HalfWay(Stubborn):
+    def misbehave(self) -> Iterator[bytes]:
+        yield b"one"
+        yield b"two"
+        raise ZeroDivisionError
+
+
+@pytest.fixture(params=[None, 3], ids=["backpressure", "drop_beyond"])
+def user(request: pytest.FixtureRequest) -> User:
+    user = User(enable=ALL - {"handshake", "reading"})
+    user.node.enable_reading(user, drop_beyond=request.param)
+    return user
+
+
+async def test_a_decoder_that_returns_nothing_has_a_bug(user: User, caplog: pytest.LogCaptureFixture) -> None:
+    user.codec = Forgetful
+    async with user.node as node:
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as honest, await RawPeer.dial(addr) as peer:
+            await peer.send(frame(b"provoke"))
+            assert await peer.is_refused()
+            await honest.send(frame(b"hello"))
+            await wait_until(lambda: user.received)
+            assert user.sources == [honest.addr]
+            assert user.origins == [DisconnectOrigin.READING]
+    (error,) = told_errors(caplog)
+    assert isinstance(error, TypeError)
+
+
+@pytest.mark.parametrize("factory", ["decoder", "encoder"])
+async def test_a_factory_that_returns_nothing_has_a_bug(factory: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Careless(User):
+        def decoder(self, addr: Address, side: Side) -> Any:
+            return None if factory == "decoder" else super().decoder(addr, side)
+
+        def encoder(self, addr: Address, side: Side) -> Any:
+            return None if factory == "encoder" else super().encoder(addr, side)
+
+    user = Careless()
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            assert await peer.is_refused()
+            await wait_until(lambda: user.ended)
+            assert user.origins == [DisconnectOrigin.READING if factory == "decoder" else DisconnectOrigin.WRITING]
+            assert user.connected == []
+    assert node.heuristics.hook_errors == len(told_errors(caplog)) == 1
+    assert factory in above_info(caplog)[0].getMessage()
+
+
+async def test_a_decoder_that_yields_for_ever_starves_nobody_and_can_be_disconnected(user: User) -> None:
+    user.codec = Endless
+    async with user.node as node:
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as honest, await RawPeer.dial(addr) as peer:
+            await peer.send(frame(b"provoke"))
+            await wait_until(lambda: b"again" in user.received)
+            await honest.send(frame(b"hello"))
+            await wait_until(lambda: b"hello" in user.received)
+            assert await node.disconnect(peer.addr)
+            assert await peer.is_refused()
+            assert user.ended == [(peer.addr, DisconnectOrigin.USER)]
+            assert list(node.connections) == [honest.addr]
+    assert node.heuristics.hook_errors == 0
+
+
+async def test_a_decoder_that_yields_for_ever_does_not_keep_the_node_from_shutting_down(user: User) -> None:
+    user.codec = Endless
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"provoke"))
+            await wait_until(lambda: user.received)
+            await node.shut_down()
+            assert user.ended == [(peer.addr, DisconnectOrigin.SHUTDOWN)]
+
+
+async def test_a_decoder_that_yields_for_ever_ends_with_a_peer_that_resets(user: User) -> None:
+    async def wait(_: Address, __: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    user.codec = Endless
+    user.handle = wait  # so that somebody reads meanwhile
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"provoke"))
+            await wait_until(lambda: user.received)
+            peer.reset()
+            await wait_until(lambda: not node.connections)
+            assert user.origins == [DisconnectOrigin.READING]
+
+
+async def test_a_decoder_that_blocks_for_a_moment_loses_nothing_and_ends_nothing(user: User) -> None:
+    user.codec = Slow
+    async with user.node as node:
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as honest, await RawPeer.dial(addr) as peer:
+            await peer.send(frame(b"provoke"))
+            await honest.send(frame(b"hello") * 1000)
+            await wait_until(lambda: len(user.received) == 1001)
+            assert user.received.count(b"phew") == 1
+            assert len(node.connections) == 2
+
+
+async def test_a_decoder_that_raises_stop_iteration_has_a_bug(user: User, caplog: pytest.LogCaptureFixture) -> None:
+    user.codec = Stopping
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"provoke"))
+            assert await peer.is_refused()
+    assert len(told_errors(caplog)) == 1
+
+
+async def test_what_a_decoder_yields_before_it_raises_is_processed(
+    user: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    user.codec = HalfWay
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"provoke"))
+            assert await peer.is_refused()
+            assert user.received == [b"one", b"two"]
+    (error,) = told_errors(caplog)
+    assert isinstance(error, ZeroDivisionError)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pea2pea import Address, Config, Node, Side
+from pea2pea.codecs import LengthDelimitedCodec, LinesCodec
+from tests.helpers import ALL, LOCALHOST, RawPeer, User, connect, frame, two_nodes, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENABLE: dict[str, Callable[[Node, Any], object]] = {
+    "handshake": Node.enable_handshake,
+    "reading": Node.enable_reading,
+    "writing": Node.enable_writing,
+    "on_connect": Node.enable_on_connect,
+    "on_disconnect": Node.enable_on_disconnect,
+}
+
+
+@pytest.mark.parametrize("protocol", ENABLE)
+def test_enabling_a_protocol_twice_is_a_runtime_error_that_names_it(protocol: str) -> None:
+    user = User(enable=ALL)
+    with pytest.raises(RuntimeError, match=protocol):
+        ENABLE[protocol](user.node, user)
+
+
+@pytest.mark.parametrize("protocol", ENABLE)
+async def test_enabling_a_protocol_twice_on_a_running_node_leaves_the_first_in_place(protocol: str) -> None:
+    user, peer = User(enable=ALL), User(enable=ALL)
+    async with two_nodes(peer, user) as (connection, _):
+        with pytest.raises(RuntimeError, match=protocol):
+            ENABLE[protocol](user.node, User())
+        peer.outbox.send_nowait(connection, b"hello")
+        await wait_until(lambda: user.received == [b"hello"])
+
+
+@pytest.mark.parametrize("protocol", ENABLE)
+@pytest.mark.parametrize("nothing", [None, object(), "a string", Node])
+def test_enabling_what_lacks_the_methods_is_a_type_error_that_shows_it(protocol: str, nothing: object) -> None:
+    node = Node()
+    with pytest.raises(TypeError) as caught:
+        ENABLE[protocol](node, nothing)
+    assert repr(nothing) in str(caught.value)
+    ENABLE[protocol](node, User(enable=[]))  # nothing was enabled
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tunables"),
+    [
+        ("handshake", {"timeout": 0}),
+        ("handshake", {"timeout": float("inf")}),
+        ("reading", {"drop_beyond": 0}),
+        ("reading", {"idle_timeout": -1.0}),
+        ("reading", {"idle_timeout": float("nan")}),
+        ("writing", {"queue_depth": 0}),
+        ("writing", {"queue_bytes": 0}),
+        ("writing", {"timeout": 0.0}),
+        ("on_disconnect", {"timeout": float("nan")}),
+    ],
+)
+def test_a_tunable_out_of_range_is_a_value_error_that_names_it_and_enables_nothing(
+    protocol: str, tunables: dict[str, float]
+) -> None:
+    node, user, enable = Node(), User(enable=[]), ENABLE[protocol]
+    ((name, value),) = tunables.items()
+    with pytest.raises(ValueError, match=name) as caught:
+        enable(node, user, **tunables)
+    assert repr(value) in str(caught.value)
+    enable(node, user)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tunables"),
+    [
+        ("handshake", {"timeout": "5"}),
+        ("handshake", {"timeout": None}),
+        ("reading", {"drop_beyond": 1.5}),
+        ("writing", {"queue_depth": True}),
+        ("on_disconnect", {"timeout": None}),
+    ],
+)
+def test_a_tunable_of_the_wrong_type_is_a_type_error_that_names_it(protocol: str, tunables: dict[str, Any]) -> None:
+    node, user, enable = Node(), User(enable=[]), ENABLE[protocol]
+    (name,) = tunables
+    with pytest.raises(TypeError, match=name):
+        enable(node, user, **tunables)
+    enable(node, user)
+
+
+@pytest.mark.parametrize("protocol", ENABLE)
+async def test_what_is_enabled_after_entry_holds_for_connections_from_then_on(protocol: str) -> None:
+    user, early, late = User(enable=[]), User(), User()
+    async with user.node, early.node, late.node:
+        to_user, _ = await connect(early, user)
+        returned: Any = ENABLE[protocol](user.node, user)
+        also_to_user, inner = await connect(late, user)
+        if protocol == "handshake":
+            assert user.shaken == [inner]
+        elif protocol == "reading":
+            early.outbox.send_nowait(to_user, b"unheard")
+            late.outbox.send_nowait(also_to_user, b"heard")
+            await wait_until(lambda: user.received)
+            assert user.received == [b"heard"]
+        elif protocol == "writing":
+            assert returned.broadcast(b"hello") == {}
+            await wait_until(lambda: late.received)
+            assert early.received == []
+        elif protocol == "on_connect":
+            await wait_until(lambda: user.connected)
+            assert user.connected == [inner.addr]
+        else:
+            for addr in list(user.node.connections):
+                await user.node.disconnect(addr)
+            assert [addr for addr, _ in user.ended] == [inner.addr]
+
+
+async def test_two_objects_may_share_the_work() -> None:
+    """Reading in one codec, writing in another, by different objects."""
+
+    class Speaker:
+        def encoder(self, addr: Address, side: Side) -> LinesCodec:
+            return LinesCodec()
+
+    user = User(enable=["reading"])
+    outbox = user.node.enable_writing(Speaker())
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"in frames"))
+            await wait_until(lambda: user.received == [b"in frames"])
+            outbox.send_nowait(peer.addr, "in lines")
+            assert await peer.receive() == b"in lines\n"
+
+
+async def test_one_object_may_serve_two_nodes() -> None:
+    user, second = User(), Node(Config(listener_addr=(LOCALHOST, 0)))
+    second.enable_reading(user)
+    async with user.node as first, second:
+        for node in (first, second):
+            with await RawPeer.dial(await node.start_listening()) as peer:
+                await peer.send(frame(node.name.encode()))
+                await wait_until(lambda: user.received)
+                assert user.received.pop() == node.name.encode()
+
+
+async def test_one_decoder_for_two_connections_mixes_them_up_and_harms_nobody_else() -> None:
+    """It is documented that each needs one of its own; the node lives."""
+    shared = LengthDelimitedCodec()
+    user = User()
+    user.codec = lambda: shared
+    async with user.node as node:
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as one, await RawPeer.dial(addr) as other:
+            await one.send(frame(b"halves")[:7])
+            await wait_until(lambda: node.stats.bytes_received == 7)
+            await other.send(frame(b"mixed up"))
+            await wait_until(lambda: user.received)
+        user.codec = LengthDelimitedCodec
+        user.received.clear()
+        with await RawPeer.dial(addr) as honest:
+            await honest.send(frame(b"fine"))
+            await wait_until(lambda: user.received == [b"fine"])
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda node: node.connect((LOCALHOST, 1)),
+        lambda node: node.start_listening(),
+        lambda node: node.shut_down(),
+        lambda node: node.wait_closed(),
+    ],
+    ids=["connect", "start_listening", "shut_down", "wait_closed"],
+)
+async def test_using_a_node_that_was_not_entered_is_a_runtime_error(misuse: Callable[[Node], Any]) -> None:
+    with pytest.raises(RuntimeError, match=r"enter|async with"):
+        await misuse(Node())
+
+
+def test_starting_a_task_of_a_node_that_was_not_entered_is_a_runtime_error() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        Node().start_soon(User().on_connect, (LOCALHOST, 1))
+
+
+async def test_entering_a_node_twice_is_a_runtime_error_that_leaves_it_running() -> None:
+    node = Node()
+    async with node:
+        with pytest.raises(RuntimeError, match="entered"):
+            async with node:
+                pass
+        assert await node.start_listening()
+    with pytest.raises(RuntimeError, match="used once"):
+        async with node:
+            pass
