@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tests.benchmarks.work import DIALLERS, MESSAGE, PREFIX, SMALL, STAMP, Figures, RoundTrips, Server, Tell, Work
@@ -90,11 +90,16 @@ async def set_up(
 
     await dial_some(1)
     await prove()
-    before, began = server.memory(), perf_counter()
+    memory, cpu, own, began = server.memory(), server.cpu(), process_time(), perf_counter()
     await together(dial_some(work.connections // DIALLERS) for _ in range(DIALLERS))
     await prove()
-    took = perf_counter() - began
-    return {"rate": work.connections / took, "rss": (server.memory() - before) / work.connections}
+    took, own, cpu = perf_counter() - began, process_time() - own, server.cpu() - cpu
+    return {
+        "rate": work.connections / took,
+        "rss": (server.memory() - memory) / work.connections,
+        "cpu accepting": cpu / work.connections * 1e6,
+        "cpu dialling": own / work.connections * 1e6,
+    }
 
 
 async def answer(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from itertools import count
+import gc
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import anyio
 
-from pea2pea import Address, Config, Connection, Node, Side
+from pea2pea import Address, Config, Connection, Node, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.benchmarks import channels
 from tests.benchmarks.of_anyio import LOOPS, on, together
@@ -28,7 +29,7 @@ class Peer:
         self.codec = LengthDelimitedCodec(max_length=max(8 << 20, work.size))
         self.node = Node(
             Config(
-                listener_addr=None if not listening else ("0.0.0.0" if work.kind == "setup" else HOST, 0),
+                listener_addr=(HOST, 0) if listening else None,
                 listener_backlog=BACKLOG,
                 max_connections=work.connections + 100,
             )
@@ -184,16 +185,26 @@ class Dialled:
 
 
 async def set_up(work: Work, server: Server) -> Figures:
-    """A node connects to an address once: this one dials many of the loopback addresses of one other."""
-    peer = Calling(work)
-    hosts = (f"127.0.{number // 250}.{number % 250 + 1}" for number in count())
+    """A node connects to an address once, so each connection is one of another node's, which waits for its turn."""
+    async with AsyncExitStack() as stack:
+        peers = [Calling(work) for _ in range(work.connections + 1)]
+        for peer in peers:
+            node = await stack.enter_async_context(peer.node)
+            near, far = socket.socketpair()
+            far.close()
+            await node.adopt(TCPTransport.wrap(near), ("the first", 0), Side.INITIATOR)
+        gc.collect()
+        gc.freeze()  # that there are so many nodes, and what each starts just once, is this program's affair
+        turn = iter(peers)
 
-    async def dial() -> Dialled:
-        connection = await peer.node.connect((next(hosts), server.port))
-        return Dialled(peer, connection.addr)
+        async def dial() -> Dialled:
+            peer = next(turn)
+            connection = await peer.node.connect((HOST, server.port))
+            return Dialled(peer, connection.addr)
 
-    async with peer.node:
-        return await channels.set_up(dial, together, work, server)
+        figures = await channels.set_up(dial, together, work, server)
+        await together(peer.node.shut_down() for peer in peers)
+        return figures
 
 
 async def call(work: Work, server: Server) -> Figures:
