@@ -53,6 +53,7 @@ __all__ = [
     "memory_pair",
     "running_tasks",
     "told_errors",
+    "turns",
     "two_nodes",
     "wait_until",
 ]
@@ -214,6 +215,12 @@ def told_errors(caplog: pytest.LogCaptureFixture) -> list[BaseException]:
         assert traceback is not None
         found.append(error)
     return found
+
+
+async def turns(count: int = 10) -> None:
+    """Let every other task that can go on do so, that often: in a few turns a task starts, and meets what it waits for."""
+    for _ in range(count):
+        await checkpoint()
 
 
 class RawPeer:
