@@ -53,8 +53,12 @@ class Peer:
 
     async def call(self, name: str, *arguments: object) -> object:
         """What the function of that name returns over there; PeerError if it raises."""
+        return await run_sync(self.call_sync, name, *arguments)
+
+    def call_sync(self, name: str, *arguments: object) -> object:
+        """As `call`, without an event loop."""
         self.write([name, arguments])
-        answer = await run_sync(self.read)
+        answer = self.read()
         assert isinstance(answer, dict)
         if "error" in answer:
             raise PeerError(answer["error"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from .conftest import Peer
 
 ECHO = "/echo/1.0.0"
+PROGRAM = [sys.executable, "-W", "error", "examples/libp2p.py"]
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +144,27 @@ async def test_they_refuse_a_wrong_peer_id(libp2p: Peer, address: str) -> None:
             await libp2p.call("dial", f"{ours.rpartition('/')[0]}/{Host().peer_id}")
         await wait_until(lambda: host.node.heuristics.handshake_failures > 0, 10)
         assert not host.node.connections
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_the_program_dials(address: str, backend: str) -> None:
+    command = [*PROGRAM, "--backend", backend, "--dial", address]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    assert (ended.returncode, ended.stderr) == (0, "")
+    identified, pings = ended.stdout.splitlines()
+    assert identified.startswith(f"{address.rpartition('/')[2]} is ")
+    assert pings.count(" ms") == 5
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_the_program_listens_until_it_is_interrupted(libp2p: Peer, address: str, backend: str) -> None:
+    assert address
+    command = [*PROGRAM, "--backend", backend, "--listen"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # noqa: S603
+        assert program.stdout is not None
+        ours = program.stdout.readline().removeprefix("listening on ").strip()
+        libp2p.call_sync("dial", ours)
+        assert libp2p.call_sync("ping", ours.rpartition("/")[2], 3) == 3
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=30)
+    assert (program.returncode, errors) == (130, "")
