@@ -347,34 +347,34 @@ class Writer(Generic[M_contra]):
             stats.bytes_sent += size
         while self._deliveries and self._deliveries[0][0] <= self.written:
             self._deliveries.popleft()[1].set()
-        self.wake_waiting()
+        self._wake_waiting()
 
-    def wake_waiting(self) -> None:
-        """Wake as many senders as there is room for."""
+    def _wake_waiting(self) -> None:
+        """Wake the first who waits for room, if there is any; who is woken wakes the next."""
         if self.waiting and (self._closed or not self.full):
-            room = len(self.waiting) if self._closed else self._depth - self.pending
-            for _ in range(min(room, len(self.waiting))):
-                self.waiting.popleft().set()
+            self.waiting[0].set()
 
     async def wait_for_room(self) -> None:
-        """Until there is room; raises `NotConnectedError` when there will be none."""
+        """Until there is room; raises `NotConnectedError` when there will be none.
+
+        Who waits keeps its place until it has its turn, so that nobody overtakes it.
+        """
         event = Event()
         self.waiting.append(event)
         while True:
             try:
                 await event.wait()
             except BaseException:
-                if event.is_set():  # somebody else may have the room
-                    self.wake_waiting()
-                else:
-                    self.waiting.remove(event)
+                self.waiting.remove(event)
+                self._wake_waiting()
                 raise
-            if self._closed:
-                raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
-            if not self.full:
-                return
-            event = Event()
-            self.waiting.appendleft(event)
+            if self._closed or not self.full:
+                break
+            event = self.waiting[0] = Event()
+        self.waiting.popleft()
+        self._wake_waiting()  # it looks for room when this one has queued its message
+        if self._closed:
+            raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
 
     async def wait_written(self, ticket: int) -> None:
         """Until so many messages were written; raises `DeliveryError` if they will not be."""
@@ -396,7 +396,7 @@ class Writer(Generic[M_contra]):
         if not self._closed:
             self._closed = True
             del self._registry[self.addr], self._registry[self._link]
-            self.wake_waiting()
+            self._wake_waiting()
 
     def fail(self) -> int:
         """Give up what is queued; says how many messages that were."""
