@@ -1,0 +1,321 @@
+"""A distributed hash table: thirty nodes find each other, and what any of them has stored, by Kademlia.
+
+Shows iterative lookups over `Rpc` of `rpc.py`, a handshake that exchanges ids and listening ports, k-buckets whose
+silent members make room for new ones, and values that outlive the nodes they were stored at, by being republished.
+After "Kademlia: A Peer-to-peer Information System Based on the XOR Metric" (Maymounkov and Mazières, 2002), to whose
+sections the comments refer. Run `python examples/kademlia.py`. You will see the nodes join through the first of them,
+texts stored at some nodes and found from others in a few rounds of questions, and found still after the better part
+of the nodes has been replaced.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import ip_address
+from itertools import chain
+from random import Random
+from statistics import mean
+from struct import Struct
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import anyio
+from anyio.streams.buffered import BufferedByteStream
+
+from _common import command_line, run
+from pea2pea import Address, Config, Connection, Node, NodeError
+from rpc import JSON, CallError, Rpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anyio.abc import ByteStream
+
+K = 4  # contacts in a bucket, and nodes at which a value is stored
+ALPHA = 3  # questions at a time
+ID_BITS = 160
+ID_BYTES = ID_BITS // 8
+HELLO = Struct(f"!{ID_BYTES}sH")  # an id, and the port at which it listens
+MAX_VALUES, MAX_LENGTH = 10_000, 1_000  # stored at one node, and of one of them
+
+
+@dataclass(frozen=True)
+class Contact:
+    """A node, and where it listens."""
+
+    id: int
+    addr: Address
+
+
+def key_of(value: str) -> int:
+    """A value's key is its hash, so that nobody can pass off another value for it."""
+    return int.from_bytes(sha256(value.encode()).digest()[:ID_BYTES], "big")
+
+
+def to_json(contacts: list[Contact]) -> JSON:
+    return [[f"{contact.id:x}", *contact.addr] for contact in contacts]
+
+
+def from_json(answer: JSON) -> list[Contact]:
+    """Raises `ValueError` for what is no list of contacts."""
+    contacts = []
+    for entry in answer[:K] if isinstance(answer, list) else [None]:
+        match entry:
+            case [str(number), str(host), int(port)] if 0 < port < 2**16:
+                contacts.append(Contact(int(number, 16) % 2**ID_BITS, (str(ip_address(host)), port)))
+            case _:
+                raise ValueError("this is no contact")
+    return contacts
+
+
+class Buckets:
+    """The contacts of one node, at most `K` at each distance: in each bucket, that is (section 2.2)."""
+
+    def __init__(self, own_id: int) -> None:
+        self._own_id = own_id
+        self._buckets: list[list[Contact]] = [[] for _ in range(ID_BITS)]  # least recently seen first
+
+    def see(self, contact: Contact) -> Contact | None:
+        """Note that it has shown life; returns who should be pinged, since there is no room for it otherwise."""
+        if contact.id == self._own_id:
+            return None
+        self.remove(contact)
+        bucket = self._bucket(contact)
+        if len(bucket) == K:
+            return bucket[0]
+        bucket.append(contact)
+        return None
+
+    def remove(self, contact: Contact) -> None:
+        bucket = self._bucket(contact)
+        bucket[:] = [other for other in bucket if other.id != contact.id]
+
+    def closest(self, key: int) -> list[Contact]:
+        return sorted(self, key=lambda contact: contact.id ^ key)[:K]
+
+    def _bucket(self, contact: Contact) -> list[Contact]:
+        return self._buckets[(contact.id ^ self._own_id).bit_length() - 1]
+
+    def __iter__(self) -> Iterator[Contact]:
+        return chain.from_iterable(self._buckets)
+
+
+class Peer:
+    """One node of the network."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.buckets = Buckets(number)
+        self.values: dict[int, str] = {}
+        self.contacts: WeakKeyDictionary[Connection, Contact] = WeakKeyDictionary()  # who is at the other end
+        self._dialling: WeakValueDictionary[Address, anyio.Lock] = WeakValueDictionary()
+        self._doubted: set[int] = set()
+        self.node = Node(Config(name=f"{number:040x}"[:8]))
+        self.node.enable_handshake(self)
+        self.rpc = Rpc(self.node)
+        self.rpc.methods.update(ping=self._on_ping, store=self._on_store, find=self._on_find, get=self._on_get)
+
+    # What there is to do with it
+
+    async def join(self, addr: Address) -> None:
+        """Get to know the network through one node of it: look up oneself, then somebody in each farther bucket."""
+        self._see(self.contacts[await self.node.connect(addr)])
+        if found := await self.find(self.id):
+            for bit in range((found[0].id ^ self.id).bit_length(), ID_BITS):
+                await self.find(self.id ^ 1 << bit)
+
+    async def put(self, value: str) -> int:
+        """Store a value at the nodes closest to its key, and return the key."""
+        key = key_of(value)
+        async with anyio.create_task_group() as tasks:
+            for contact in await self.find(key):
+                tasks.start_soon(self._ask, contact, "store", value)
+        return key
+
+    async def get(self, key: int) -> tuple[str | None, int]:
+        """The value, if it is to be found, and how many rounds of questions it took."""
+        if key in self.values:
+            return self.values[key], 0
+        lookup = Lookup(key, self.buckets.closest(key), but=self.id)
+        await self._run(lookup, "get")
+        return lookup.value, lookup.rounds
+
+    async def find(self, key: int) -> list[Contact]:
+        """The nodes that are closest to the key."""
+        lookup = Lookup(key, self.buckets.closest(key), but=self.id)
+        await self._run(lookup, "find")
+        return lookup.closest()
+
+    async def republish(self) -> None:
+        """Store all that one has at those who are closest to it by now; to be done every hour (section 2.5)."""
+        for value in list(self.values.values()):
+            await self.put(value)
+
+    # How it asks others
+
+    async def _run(self, lookup: Lookup, method: str) -> None:
+        while batch := lookup.next_batch():
+            async with anyio.create_task_group() as tasks:
+                for contact in batch:
+                    tasks.start_soon(self._ask_and_note, lookup, contact, method)
+
+    async def _ask_and_note(self, lookup: Lookup, contact: Contact, method: str) -> None:
+        lookup.note(contact, await self._ask(contact, method, f"{lookup.key:x}"))
+
+    async def _ask(self, contact: Contact, method: str, argument: JSON = None) -> JSON:
+        """What it answers; None if it does not, and then it is forgotten."""
+        try:
+            answer = await self.rpc.call(await self._connection(contact), method, argument)
+        except (OSError, NodeError, CallError):
+            self.buckets.remove(contact)
+            return None
+        self._see(contact)
+        return answer
+
+    async def _connection(self, contact: Contact) -> Connection:
+        """The connection with it, whoever has dialled; a new one if there is none."""
+        async with self._dialling.setdefault(contact.addr, anyio.Lock()):
+            for connection in self.node.connections.values():
+                if self.contacts[connection] == contact:
+                    return connection
+            connection = await self.node.connect(contact.addr)
+        if self.contacts[connection] != contact:
+            raise CallError(f"another node is at {contact.addr} now")
+        return connection
+
+    def _see(self, contact: Contact) -> None:
+        oldest = self.buckets.see(contact)
+        if oldest is not None and oldest.id not in self._doubted:
+            self._doubted.add(oldest.id)
+            self.node.start_soon(self._check, oldest, contact)
+
+    async def _check(self, oldest: Contact, newcomer: Contact) -> None:
+        """Old contacts are kept as long as they live (section 2.2): who has been there for long, will be."""
+        try:
+            if await self._ask(oldest, "ping") is None:
+                self.buckets.see(newcomer)
+        finally:
+            self._doubted.discard(oldest.id)
+
+    # What others ask it
+
+    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
+        """Each side says who it is, and where it listens."""
+        assert self.node.listening_addr is not None
+        buffered = BufferedByteStream(stream)
+        await stream.send(HELLO.pack(self.id.to_bytes(ID_BYTES, "big"), self.node.listening_addr[1]))
+        number, port = HELLO.unpack(await buffered.receive_exactly(HELLO.size))
+        self.contacts[connection] = Contact(int.from_bytes(number, "big"), (connection.addr[0], port))
+        return buffered
+
+    async def _on_ping(self, caller: Connection, _argument: JSON) -> JSON:
+        self._see(self.contacts[caller])
+        return "pong"
+
+    async def _on_store(self, caller: Connection, argument: JSON) -> JSON:
+        self._see(self.contacts[caller])
+        if not isinstance(argument, str) or len(argument) > MAX_LENGTH or len(self.values) >= MAX_VALUES:
+            raise CallError("this is not stored here")
+        self.values[key_of(argument)] = argument
+        return "stored"
+
+    async def _on_find(self, caller: Connection, argument: JSON) -> JSON:
+        self._see(self.contacts[caller])
+        try:
+            key = int(str(argument), 16)
+        except ValueError:
+            raise CallError("this is no key") from None
+        return to_json(self.buckets.closest(key))
+
+    async def _on_get(self, caller: Connection, argument: JSON) -> JSON:
+        contacts = await self._on_find(caller, argument)
+        return self.values.get(int(str(argument), 16), contacts)
+
+
+class Lookup:
+    """An iterative lookup (section 2.3): ask the closest nodes known for closer ones, until there are none."""
+
+    def __init__(self, key: int, contacts: list[Contact], but: int) -> None:
+        self.key = key
+        self.value: str | None = None
+        self.rounds = 0
+        self._known = {contact.id: contact for contact in contacts}
+        self._asked = {but}
+
+    def closest(self) -> list[Contact]:
+        return sorted(self._known.values(), key=lambda contact: contact.id ^ self.key)[:K]
+
+    def next_batch(self) -> list[Contact]:
+        """Whom to ask next; nobody, if it is over."""
+        batch = [contact for contact in self.closest() if contact.id not in self._asked][:ALPHA]
+        if self.value is not None or not batch:
+            return []
+        self.rounds += 1
+        self._asked |= {contact.id for contact in batch}
+        return batch
+
+    def note(self, contact: Contact, answer: JSON) -> None:
+        """Take in what a contact has answered; with nonsense, or nothing, it is out."""
+        if isinstance(answer, str) and key_of(answer) == self.key:
+            self.value = answer
+            return
+        try:
+            for other in from_json(answer):
+                if other.id not in self._asked:
+                    self._known.setdefault(other.id, other)
+        except ValueError:
+            del self._known[contact.id]
+
+
+async def main(count: int) -> None:
+    random = Random(1)  # noqa: S311  # no secret; real ids are those of keys
+    async with AsyncExitStack() as stack:
+
+        async def join(addr: Address | None) -> Peer:
+            peer = Peer(random.getrandbits(ID_BITS))
+            await stack.enter_async_context(peer.node)
+            await peer.node.start_listening()
+            if addr is not None:
+                await peer.join(addr)
+            return peer
+
+        async def find_all(keys: list[int]) -> None:
+            found = [await random.choice(peers).get(key) for key in keys]
+            rounds = mean(rounds for _, rounds in found)
+            print(f"{sum(value is not None for value, _ in found)} of {len(keys)} texts found, in {rounds:.1f} rounds")
+
+        async def replace(leaving: list[Peer]) -> None:
+            """Some leave without a word to the others, and as many come."""
+            async with anyio.create_task_group() as tasks:
+                for peer in leaving:
+                    peers.remove(peer)
+                    tasks.start_soon(peer.node.shut_down)
+            for _ in leaving:
+                peers.append(await join(random.choice(peers).node.listening_addr))
+
+        peers = [await join(None)]
+        for _ in range(count - 1):
+            peers.append(await join(peers[0].node.listening_addr))
+        print(f"{count} nodes have {mean(len(list(peer.buckets)) for peer in peers):.0f} contacts each")
+
+        keys = [await random.choice(peers).put(f"text {number}") for number in range(20)]
+        copies = sum(len(peer.values) for peer in peers) / len(keys)
+        print(f"{len(keys)} texts are stored, {copies:.0f} times each")
+        await find_all(keys)
+
+        for _ in range(4):
+            await replace(peers[: count // 6])
+            print(f"the {count // 6} oldest nodes have been replaced by new ones")
+            await find_all(keys)
+            for peer in peers:
+                await peer.republish()
+        print(f"a text that nobody has stored: {(await peers[0].get(key_of('nobody')))[0]}")
+
+
+if __name__ == "__main__":
+    parser = command_line(__doc__)
+    parser.add_argument("--nodes", type=int, default=30)
+    options = parser.parse_args()
+    run(options, main, options.nodes)
