@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def turns(repeats: int, *, quick: bool, only: str) -> Iterator[tuple[str, str, W
     """Everybody's turn at every trial, again and again; nobody is always the first."""
     for repeat in range(repeats):
         for name, trial in plan.TRIALS.items():
-            work = replace(trial.work, seconds=min(trial.work.seconds, 0.15)) if quick else trial.work
+            work = trial.shortened() if quick else trial.work
             who = trial.quick if quick else trial.who
             for position in range(len(who)):
                 one = who[(position + repeat) % len(who)]
@@ -91,9 +91,11 @@ def measure(results: report.Results, options: argparse.Namespace) -> None:
                     results.add(trial, name, programs[name].play(name, work))
                 except RuntimeError as error:
                     print(f"{trial}: {name} failed: {error}", file=sys.stderr)
-    for _ in range(2 * repeats):
+    for repeat in range(2 * repeats):
         for module in IMPORTED:
-            results.add("import", module, import_time(module))
+            figures = import_time(module)
+            if repeat:  # the first only warms the system's caches
+                results.add("import", module, figures)
     say("")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.benchmarks.work import Work
@@ -45,6 +46,11 @@ class Trial:
     work: Work
     who: tuple[str, ...]
     quick: tuple[str, ...] = ()
+
+    def shortened(self) -> Work:
+        """The work in the short run."""
+        connections = min(self.work.connections, 300) if self.work.kind == "setup" else self.work.connections
+        return dataclasses.replace(self.work, seconds=min(self.work.seconds, 0.15), connections=connections)
 
 
 ONE_WAY = {"32 B": 32, "1 KiB": 1 << 10, "64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24}
@@ -121,7 +127,7 @@ class Bar:
 
     what: str
     value: Callable[[Median, str], float]
-    least: float = 0.0
+    least: float = float("-inf")
     most: float = float("inf")
     on: tuple[str, ...] = LOOPS
 
@@ -130,7 +136,7 @@ class Bar:
 
     @property
     def wanted(self) -> str:
-        return f"≥ {self.least:g}" if self.least else f"≤ {self.most:g}"
+        return f"≤ {self.most:g}" if math.isfinite(self.most) else f"≥ {self.least:g}"
 
 
 def share(trial: str, figure: str, of: str) -> Callable[[Median, str], float]:

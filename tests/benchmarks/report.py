@@ -67,10 +67,15 @@ class Results:
     def text(self) -> str:
         about = ", ".join(f"{key} {value}" for key, value in machine().items())
         parts = [f"Medians, and from the least to the most in brackets. {about}."]
-        parts += [self._table(title, columns) for title, columns in TABLES.items()]
+        parts += [
+            self._table(title, columns)
+            for title, columns in TABLES.items()
+            if any(self._runs[column.trial] for column in columns)
+        ]
         return "\n\n".join([*parts, NOTES, self._bars()])
 
     def _table(self, title: str, columns: tuple[Column, ...]) -> str:
+        columns = tuple(column for column in columns if self._runs[column.trial])
         rows = [["", *(column.title for column in columns)]]
         for who in (*EVERYBODY, "floor"):
             cells = [self._cell(who, column) for column in columns]
