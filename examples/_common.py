@@ -24,11 +24,17 @@ def command_line(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def event_loop(options: argparse.Namespace) -> tuple[str, dict[str, bool]]:
+    """What AnyIO calls `backend` and `backend_options`."""
+    if options.backend == "uvloop":
+        return "asyncio", {"use_uvloop": True}
+    return options.backend, {}
+
+
 def run(options: argparse.Namespace, main: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts]) -> None:
     """Run `main(*args)` on the event loop that was asked for; Ctrl-C ends it, with all nodes closed."""
     logging.basicConfig(level=options.log.upper(), format="%(levelname)s %(name)s: %(message)s")
-    backend = "trio" if options.backend == "trio" else "asyncio"
-    backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
+    backend, backend_options = event_loop(options)
     try:
         anyio.run(main, *args, backend=backend, backend_options=backend_options)
     except BaseException as error:
