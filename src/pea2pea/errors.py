@@ -82,4 +82,8 @@ class DeliveryError(_AboutPeerError):
 
 
 class FrameError(ValueError):
-    """The bytes a peer sent are no valid frame. Raised by decoders; it ends that peer's connection."""
+    """The bytes a peer sent are no valid frame.
+
+    Raised by decoders, and by streams that have frames of their own (encryption). It ends that peer's connection, and is
+    counted in `Heuristics.decode_errors`.
+    """

@@ -41,7 +41,7 @@ from .stats import Heuristics, Stats
 from .transport import Listener, TCPStream, TCPTransport, Transport, is_stream
 
 if TYPE_CHECKING:
-    from anyio.abc import ByteStream, TaskGroup, TaskStatus
+    from anyio.abc import ByteStream, TaskGroup
 
 # The names are for those who read a type checker's message; with a default, it names the method at fault, too.
 Made_by_decoder_and_taken_by_process_message = TypeVar("Made_by_decoder_and_taken_by_process_message", default=Any)
@@ -220,8 +220,11 @@ class Node(anyio.AsyncContextManagerMixin):
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                await group.start(self._manage, name=f"pea2pea node {self.name}")
+                ready = anyio.Event()
+                group.start_soon(self._manage, ready, name=f"pea2pea node {self.name}")
                 try:
+                    with anyio.CancelScope(shield=True):  # `group.start` would wait for ever if it were cancelled
+                        await ready.wait()
                     yield self
                 except BaseException as error:  # noqa: BLE001  # it is raised again, outside of the group
                     body_error = error
@@ -240,14 +243,14 @@ class Node(anyio.AsyncContextManagerMixin):
         if body_error is not None:
             raise body_error
 
-    async def _manage(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def _manage(self, ready: anyio.Event) -> None:
         try:
             with anyio.CancelScope(shield=True) as scope:
                 self._abandon = scope.cancel
                 async with anyio.create_task_group() as self._services:
                     async with anyio.create_task_group() as self._background:
                         async with anyio.create_task_group() as self._lives:
-                            task_status.started()
+                            ready.set()
                             await self._stop.wait()
                         self._background.cancel_scope.cancel()
                     self._services.cancel_scope.cancel()

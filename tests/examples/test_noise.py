@@ -353,12 +353,13 @@ async def test_a_flipped_bit_in_the_handshake_fails_it_and_is_counted(bit: int) 
 
 
 @pytest.mark.parametrize("byte", [0, 1, 2, 5, 6, 21])
-async def test_a_flipped_bit_afterwards_ends_the_connection_and_is_its_cause(byte: int) -> None:
+async def test_a_flipped_bit_afterwards_ends_the_connection_and_is_counted(byte: int) -> None:
     _, bob = await converse(8 * (FIRST + THIRD + byte))
     assert bob.node.heuristics.handshake_failures == 0
     assert not bob.heard
     assert len(bob.causes) == 1
     assert isinstance(bob.causes[0], TamperedError)
+    assert bob.node.heuristics.decode_errors == 1
 
 
 async def test_strangers_are_refused() -> None:

@@ -149,6 +149,8 @@ class Reader(Generic[M]):
         except EndOfStream:
             data = b""
         except Exception as error:  # whatever a stream raises: it is lost
+            if isinstance(error, FrameError):  # one with frames of its own, like Noise's
+                self._decoder_failed(error)
             link.end(DisconnectOrigin.READING, error, broken=True)
             await sleep_forever()
             raise
