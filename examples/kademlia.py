@@ -117,7 +117,7 @@ class Peer:
         self.rpc = Rpc(self.node)
         self.rpc.methods.update(ping=self._on_ping, store=self._on_store, find=self._on_find, get=self._on_get)
 
-    # What there is to do with it
+    # ---- What there is to do with it
 
     async def join(self, addr: Address) -> None:
         """Get to know the network through one node of it: look up oneself, then somebody in each farther bucket."""
@@ -153,7 +153,7 @@ class Peer:
         for value in list(self.values.values()):
             await self.put(value)
 
-    # How it asks others
+    # ---- How it asks others
 
     async def _run(self, lookup: Lookup, method: str) -> None:
         while batch := lookup.next_batch():
@@ -199,7 +199,7 @@ class Peer:
         finally:
             self._doubted.discard(oldest.id)
 
-    # What others ask it
+    # ---- What others ask it
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         """Each side says who it is, and where it listens."""

@@ -1,0 +1,143 @@
+"""A node inside of another program: of a FastAPI application, and of a program of threads that knows no event loop.
+
+Shows a node that lives as long as the application, by its lifespan, and whose outbox its routes use; and AnyIO's
+`BlockingPortal`, through which threads enter a node, connect it and send, since nothing of a node is thread-safe. Run
+`python examples/embedded.py`. You will see a letter that was posted to one application over HTTP go to another one
+over TCP, and be read there over HTTP; then letters that three threads send with one node arrive in a queue that a
+thread reads. The application can be served for real, too: `uvicorn --app-dir examples embedded:app`.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+from anyio.from_thread import start_blocking_portal
+from fastapi import FastAPI, HTTPException
+
+from _common import command_line, event_loop, run
+from pea2pea import Address, Config, Node, NodeError, Side
+from pea2pea.codecs import LinesCodec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+
+class Mailbox:
+    """A node that hands over the letters it gets."""
+
+    def __init__(self, name: str, hand_over: Callable[[str], object]) -> None:
+        self.hand_over = hand_over
+        self.node = Node(Config(name=name))
+        self.node.enable_reading(self, idle_timeout=None)
+        self.outbox = self.node.enable_writing(self)
+
+    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec(max_length=10_000)
+
+    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec(max_length=10_000)
+
+    async def process_message(self, source: Address, message: str) -> None:
+        self.hand_over(message)
+
+
+# ---- A node in a web application
+
+
+@dataclass
+class Letter:
+    """The body of a request."""
+
+    to: tuple[str, int]
+    text: str
+
+
+def application() -> FastAPI:
+    letters: deque[str] = deque(maxlen=1000)
+    mailbox = Mailbox("web", letters.append)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+        async with mailbox.node:
+            await mailbox.node.start_listening()
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/address")
+    async def address() -> Address | None:
+        return mailbox.node.listening_addr
+
+    @app.get("/letters")
+    async def read() -> list[str]:
+        return list(letters)
+
+    @app.post("/letters")
+    async def write(letter: Letter) -> None:
+        try:
+            if letter.to not in mailbox.node.connections:
+                await mailbox.node.connect(letter.to)
+            await mailbox.outbox.deliver(letter.to, letter.text)
+        except ValueError as error:  # no address, or no line
+            raise HTTPException(422, str(error)) from error
+        except (OSError, NodeError) as error:
+            raise HTTPException(502, str(error)) from error
+
+    return app
+
+
+app = application()
+
+
+@asynccontextmanager
+async def browser(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
+    """What a server and a browser do, in memory."""
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        yield client
+
+
+async def web() -> None:
+    async with browser(application()) as here, browser(application()) as there:
+        address = (await there.get("/address")).raise_for_status().json()
+        (await here.post("/letters", json={"to": address, "text": "greetings from the web"})).raise_for_status()
+        while not (letters := (await there.get("/letters")).json()):  # noqa: ASYNC110  # as a browser does
+            await anyio.sleep(0.01)
+        print(f"posted here, read there: {letters}")
+        nobody = await here.post("/letters", json={"to": ["127.0.0.1", 1], "text": "to nobody"})
+        print(f"posted to nobody: status {nobody.status_code}")
+
+
+# ---- A node in a program of threads
+
+
+def threads(backend: str, backend_options: dict[str, bool]) -> None:
+    letters: queue.SimpleQueue[str] = queue.SimpleQueue()
+    sender, receiver = Mailbox("sender", print), Mailbox("receiver", letters.put)
+    with (
+        start_blocking_portal(backend, backend_options) as portal,
+        portal.wrap_async_context_manager(sender.node),
+        portal.wrap_async_context_manager(receiver.node),
+        ThreadPoolExecutor(3) as pool,
+    ):
+        address = portal.call(receiver.node.start_listening)
+        connection = portal.call(sender.node.connect, address)
+        for number in range(3):
+            pool.submit(portal.call, sender.outbox.send_nowait, connection, f"greetings from thread {number}")
+        print(f"three threads have sent: {sorted(letters.get() for _ in range(3))}")
+
+
+if __name__ == "__main__":
+    options = command_line(__doc__).parse_args()
+    run(options, web)
+    threads(*event_loop(options))
