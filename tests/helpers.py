@@ -218,7 +218,7 @@ def told_errors(caplog: pytest.LogCaptureFixture) -> list[BaseException]:
 
 
 async def turns(count: int = 10) -> None:
-    """Let every other task that can go on do so, that often: in a few turns a task starts, and meets what it waits for."""
+    """Let every other task go on, that often: in a few turns a task starts, and meets what it waits for."""
     for _ in range(count):
         await checkpoint()
 
