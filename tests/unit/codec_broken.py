@@ -124,6 +124,12 @@ class ForgetsPartialLines(GoodLines):
         pass
 
 
+class ForgetsAllButTwoPieces(GoodLines):
+    def keep(self, rest: bytes) -> None:
+        super().keep(rest)
+        self.parts = self.parts[-1:] if rest else self.parts
+
+
 class WaitsForOneByteMore(Good):
     def complete(self, size: int) -> bool:
         return len(self.buffer) > 6 + size

@@ -83,6 +83,7 @@ FAULTS: dict[type[Codec[Any]], str] = {
     # what is wrong: what is said about it
     broken.ForgetsPartialFrames: r"is the part before the cut forgotten\?[^$]*fed: cut at byte 1\n",
     broken.ForgetsPartialLines: r"is the part before the cut forgotten\?[^$]*fed: cut at byte 1\n",
+    broken.ForgetsAllButTwoPieces: r"is the part before the cut forgotten\?[^$]*fed: in pieces of 1 bytes\n",
     broken.LosesTheHeaderAlone: r"is the part before the cut forgotten\?[^$]*fed: cut at byte 6\n",
     broken.WaitsForOneByteMore: r"does not come out though all its bytes are in: dropped, or off by one\?",
     broken.OneByteShort: r"comes out before its frame is complete[^$]*cut at byte 8\n[^$]*got: \[b'On'\]",
@@ -97,7 +98,7 @@ FAULTS: dict[type[Codec[Any]], str] = {
     broken.KeepsTheLastBack: r"does not come out though all its bytes are in",
     broken.SwallowsTheEnd: r"ends within a frame, and decode does not say so[^$]*ended after: 1\n",
     broken.SwallowsTheLastLine: r"ends within a frame, and decode does not say so[^$]*ended after: 1\n",
-    broken.RefusesTheCleanEnd: r"decode refuses the end of a whole stream: the peer has gone",
+    broken.RefusesTheCleanEnd: r"decode refuses the end of a whole stream: the peer has gone\n",
     broken.SharesItsBuffer: r"codecs share state",
     broken.EncodingClearsTheBuffer: r"encoding disturbs decoding",
     broken.EmptiesItsInput: r"decode changes the bytes it is given",

@@ -290,6 +290,7 @@ def test_varints_have_nine_bytes_at_most() -> None:
     for cuts in (range(0), range(99)):
         got, why = until_refused(VarintDelimitedCodec(), *split(b"\x01a" + b"\x80" * 9, cuts))
         assert (got, "nine bytes" in why) == ([b"a"], True)
+        assert until_refused(VarintDelimitedCodec(), *split(b"\x01a" + b"\x80" * 9 + b"\x01", cuts)) == (got, why)
         assert decoded(VarintDelimitedCodec(), *split(b"\x01a" + b"\x80" * 8, cuts)) == [b"a"]
 
 
@@ -594,6 +595,21 @@ def test_nothing_is_kept_once_all_is_delivered() -> None:
         for at in range(0, len(stream), 4096):
             list(codec.decode(stream[at : at + 4096]))
         assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("make", [LengthDelimitedCodec, lambda: DelimitedCodec(b"\r\n")])
+def test_nothing_is_kept_after_an_error(make: Callable[[], Codec[bytes]]) -> None:
+    codec = make()
+    stream = whole(codec.encode(b"x" * 1_000_000))[:-2]
+    tracemalloc.start()
+    try:
+        for at in range(0, len(stream), 50_000):
+            list(codec.decode(stream[at : at + 50_000]))
+        assert tracemalloc.get_traced_memory()[0] > 900_000
+        until_refused(codec, b"")
+        assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:
         tracemalloc.stop()
 
