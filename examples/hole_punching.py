@@ -1,0 +1,176 @@
+"""Two peers that nobody can dial, each behind a NAT, connect to each other directly: TCP simultaneous open.
+
+Shows sockets of one's own brought in by `Node.adopt`. Both peers register with a rendezvous server, which tells each
+under which address it sees the other one; then both dial that at the same time, from the very port that they
+registered from, and the two dials become one connection (RFC 9293, section 3.5, and RFC 5128, section 3.4): for a NAT
+each is an answer to the other. Run `python examples/hole_punching.py`. You will see the server introduce two peers,
+each a process of its own, and these greet each other without it. For real, on three machines:
+`--server HOST:PORT` on a public one, and `--peer NAME --rendezvous HOST:PORT` on two others.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
+
+import anyio
+
+from _common import command_line, run
+from pea2pea import Address, Config, Node, NotConnectedError, Side, TCPTransport
+from pea2pea.codecs import LinesCodec
+
+PATIENCE = 30.0  # seconds for getting through
+PAUSE = 0.5  # seconds between two tries, where a refusal takes its time
+
+
+def bound_socket(local: Address) -> socket.socket:
+    """A socket at a local address, which it may share with others."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sys.platform != "linux":  # where it takes both
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(local)
+    return sock
+
+
+async def dial(local: Address, remote: Address) -> socket.socket:
+    """Connect from `local`; raises `OSError`."""
+    sock = bound_socket(local)
+    try:
+        sock.connect_ex(remote)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, f"dialling {remote} from {local} failed")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def punch(local: Address, remote: Address) -> socket.socket:
+    """Dial until the dials meet; raises `TimeoutError`."""
+    # A NAT drops what it did not expect, and the system dials again by itself; but on loopback a dial is refused within
+    # microseconds, and only one within the same moment at the other end meets it.
+    pause = 0 if ip_address(remote[0]).is_loopback else PAUSE
+    with anyio.fail_after(PATIENCE):
+        while True:
+            with suppress(OSError):
+                return await dial(local, remote)
+            await anyio.sleep(pause)
+
+
+class Lines:
+    """What the server and the peers say is lines of text."""
+
+    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec(max_length=200)
+
+    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec(max_length=200)
+
+
+class Rendezvous(Lines):
+    """Introduces peers to each other, two by two."""
+
+    def __init__(self, addr: Address = ("127.0.0.1", 0)) -> None:
+        self.node = Node(Config(name="rendezvous", listener_addr=addr))
+        self.node.enable_reading(self, idle_timeout=None)
+        self.outbox = self.node.enable_writing(self)
+        self.waiting: dict[Address, str] = {}
+
+    async def process_message(self, source: Address, message: str) -> None:
+        for other, name in list(self.waiting.items()):
+            del self.waiting[other]
+            try:
+                self.outbox.send_nowait(other, f"{source[0]} {source[1]}")
+            except NotConnectedError:  # it has waited in vain for too long
+                continue
+            await self.outbox.send(source, f"{other[0]} {other[1]}")
+            print(f"rendezvous: {message}, meet {name}", flush=True)
+            return
+        self.waiting[source] = message
+
+
+class Peer(Lines):
+    """Greets the peer that it is introduced to."""
+
+    def __init__(self, name: str) -> None:
+        self.node = Node(Config(name=name, listener_addr=None))
+        self.node.enable_reading(self, idle_timeout=None)
+        self.outbox = self.node.enable_writing(self)
+        self.introduced = anyio.Event()
+        self.greeted = anyio.Event()
+
+    async def meet(self, rendezvous: Address) -> None:
+        """Register, and connect to whoever the server knows."""
+        sock = await dial(("0.0.0.0", 0), rendezvous)  # noqa: S104  # any address, for a dial
+        local = sock.getsockname()
+        self.rendezvous = await self.node.adopt(TCPTransport.wrap(sock), rendezvous, Side.INITIATOR)
+        await self.outbox.send(self.rendezvous, self.node.name)
+        await self.introduced.wait()
+
+        sock = await punch(local, self.other)
+        side = Side.INITIATOR if local < self.other else Side.RESPONDER  # both have dialled
+        connection = await self.node.adopt(TCPTransport.wrap(sock), self.other, side)
+        await self.node.disconnect(self.rendezvous)
+        await self.outbox.send(connection, f"{self.node.name} is here")
+        await self.greeted.wait()
+
+    async def process_message(self, source: Address, message: str) -> None:
+        if source == self.rendezvous.addr:
+            host, port = message.split()
+            self.other = host, int(port)
+            self.introduced.set()
+        else:
+            print(f"{self.node.name}: {message!r}, says {source[0]}:{source[1]} directly", flush=True)
+            self.greeted.set()
+
+
+async def serve(addr: Address) -> None:
+    rendezvous = Rendezvous(addr)
+    async with rendezvous.node as node:
+        print("the server listens at {}:{}".format(*await node.start_listening()), flush=True)
+        await anyio.sleep_forever()
+
+
+async def be_peer(name: str, rendezvous: Address) -> None:
+    peer = Peer(name)
+    async with peer.node:
+        await peer.meet(rendezvous)
+
+
+async def demonstrate(backend: str) -> None:
+    """A server here, and two peers in processes of their own: within one, dials cannot meet."""
+    rendezvous = Rendezvous()
+    async with rendezvous.node as node, anyio.create_task_group() as tasks:
+        host, port = await node.start_listening()
+        for name in ("Alice", "Bob"):
+            command = [sys.executable, __file__, "--peer", name, "--rendezvous", f"{host}:{port}", "--backend", backend]
+            tasks.start_soon(partial(anyio.run_process, command, stdout=None, stderr=None))
+    print(f"rendezvous: I have heard {node.stats.messages_received} messages, two registrations")
+
+
+def address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+if __name__ == "__main__":
+    parser = command_line(__doc__)
+    parser.add_argument("--server", type=address, metavar="HOST:PORT", help="be the rendezvous server")
+    parser.add_argument("--peer", metavar="NAME", help="be a peer")
+    parser.add_argument("--rendezvous", type=address, metavar="HOST:PORT", help="where a peer registers")
+    options = parser.parse_args()
+    if options.server:
+        run(options, serve, options.server)
+    elif options.peer:
+        run(options, be_peer, options.peer, options.rendezvous)
+    else:
+        run(options, demonstrate, options.backend)
