@@ -51,6 +51,11 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+def says_gone(error: BaseException, peer: Address) -> bool:
+    """Whether it says nothing but that this very peer is gone."""
+    return all(isinstance(leaf, (NotConnectedError, DeliveryError)) and leaf.addr == peer for leaf in _leaves(error))
+
+
 def _parted(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
     """What of `error` is of that kind, and the rest; exception groups are taken apart."""
     if isinstance(error, kind):
@@ -115,11 +120,9 @@ class Reporter:
 
     def _tell(self, place: str, error: BaseException, peer: Address | None) -> None:
         """A bug, unless it only says that this very peer, or the node itself, is gone."""
-        leaves = list(_leaves(error))
-        gone = (NotConnectedError, DeliveryError)
-        if peer is not None and all(isinstance(leaf, gone) and leaf.addr == peer for leaf in leaves):
+        if peer is not None and says_gone(error, peer):
             self.info(f"{place} met the end of its connection", peer, error)
-        elif self.closing and all(isinstance(leaf, NodeClosedError) for leaf in leaves):
+        elif self.closing and all(isinstance(leaf, NodeClosedError) for leaf in _leaves(error)):
             self.info(f"{place} met the end of the node", peer, error)
         else:
             self.bug(place, error, peer)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from anyio import CancelScope, EndOfStream, Event, create_task_group, sleep_forever
 from anyio.lowlevel import checkpoint
 
+from .._report import says_gone
 from ..connection import DisconnectOrigin, Link
 from ..errors import FrameError
 from ..transport import TAKE_MAX
@@ -98,6 +99,12 @@ class Reader(Generic[M]):
         if self._link.draining and not self._drained:
             self._link.report.info("what a peer had sent was given up: the grace period is over", self._link.addr)
 
+    def drain(self) -> None:
+        """The peer has closed cleanly: process what it had sent, with a grace period for each message."""
+        self._link.end(DisconnectOrigin.READING, draining=True)
+        self._link.grant(self._grace)
+        self.interrupt()
+
     def interrupt(self) -> None:
         """Look around after the message at hand."""
         self._stop = 0
@@ -152,12 +159,11 @@ class Reader(Generic[M]):
             if isinstance(error, FrameError):  # one with frames of its own, like Noise's
                 self._decoder_failed(error)
             link.end(DisconnectOrigin.READING, error, broken=True)
+            self._readers.cancel_scope.cancel()
             await sleep_forever()
             raise
         if not data:
-            link.end(DisconnectOrigin.READING, draining=True)
-            link.grant(self._grace)
-            self.interrupt()
+            self.drain()
         link.stats.bytes_received += len(data)
         link.totals.bytes_received += len(data)
         return data
@@ -176,8 +182,10 @@ class Reader(Generic[M]):
                 try:
                     await process(source, message)
                 except BaseException as error:  # noqa: BLE001  # whatever a handler raises ends its connection alone
-                    self._fail(link.report.judge("process_message", error, source))
-                    return False
+                    told = link.report.judge("process_message", error, source)
+                    if not (link.draining and says_gone(error, source)):
+                        self._fail(told)
+                        return False
                 if count >= self._stop:
                     if link.origin is not None:
                         if not link.draining:

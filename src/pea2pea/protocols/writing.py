@@ -418,8 +418,13 @@ class Writer(Generic[M_contra]):
 
     def _break(self, error: Exception) -> None:
         """A write failed. If the peer has closed cleanly before, only the queue is lost."""
-        self.fail()
-        self._link.end(DisconnectOrigin.WRITING, error, broken=True)
+        if lost := self.fail():
+            self._link.report.info("queued messages were given up", self.addr, f"{lost} of them")
+        reader = self._link.reader
+        if reader is not None and isinstance(error.__cause__ or error, BrokenPipeError):
+            reader.drain()  # EPIPE, not ECONNRESET: the end of the peer's stream is there, behind what it had sent
+        else:
+            self._link.end(DisconnectOrigin.WRITING, error, broken=True)
 
     def _wake_task(self) -> None:
         if not self._task:
