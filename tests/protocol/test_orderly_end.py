@@ -1,0 +1,294 @@
+"""What was sent arrives, and what was received is processed, when a connection ends in an orderly way."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from anyio import ClosedResourceError, Event, create_task_group, sleep, sleep_forever
+from anyio.lowlevel import checkpoint
+
+from pea2pea import Address, Config, DisconnectOrigin, NotConnectedError
+
+from ..helpers import ALL, RawPeer, User, frame, frames, turns, two_nodes, wait_until
+from .stuck import CLOG, stuck_peer
+from .tls import SecureUser
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+MANY = [b"%d" % number for number in range(10_000)]
+PATIENT = Config(grace_period=30.0)
+HASTY = Config(grace_period=0.1)
+
+over_both = pytest.mark.parametrize("kind", [User, SecureUser], ids=["TCP", "TLS"])
+
+
+def a_user(kind: type[User], config: Config = PATIENT) -> User:
+    return kind(config, enable=ALL if kind is SecureUser else ALL - {"handshake"})
+
+
+async def until_it_breaks(func: Callable[[], Awaitable[None]]) -> None:
+    with suppress(OSError, ClosedResourceError):
+        await func()
+
+
+async def send_all(sender: User, messages: list[bytes]) -> None:
+    for message in messages:
+        await sender.outbox.send(sender.only, message)
+
+
+@over_both
+@pytest.mark.parametrize("dialling", [True, False])
+async def test_what_was_sent_before_a_disconnect_arrives(kind: type[User], dialling: bool) -> None:
+    sender, receiver = a_user(kind), a_user(kind)
+    async with two_nodes(*((sender, receiver) if dialling else (receiver, sender))):
+        await send_all(sender, MANY)
+        assert await sender.node.disconnect(sender.only)
+        await wait_until(lambda: receiver.ended)
+    assert receiver.received == MANY
+    assert sender.origins == [DisconnectOrigin.USER]
+    assert receiver.origins == [DisconnectOrigin.READING]
+
+
+@over_both
+async def test_what_was_sent_before_leaving_the_block_arrives(kind: type[User]) -> None:
+    sender, receiver = a_user(kind), a_user(kind)
+    async with receiver.node as node:
+        async with sender.node:
+            await sender.node.connect(await node.start_listening())
+            await send_all(sender, MANY)
+        await wait_until(lambda: receiver.ended)
+    assert receiver.received == MANY
+    assert sender.origins == [DisconnectOrigin.SHUTDOWN]
+
+
+@over_both
+async def test_what_was_sent_to_a_slow_handler_arrives(kind: type[User]) -> None:
+    sender, receiver = a_user(kind), a_user(kind)
+
+    async def handle(source: Address, message: bytes) -> None:
+        await checkpoint()
+
+    receiver.handle = handle
+    messages = [bytes(50_000) + b"%d" % number for number in range(200)]
+    async with two_nodes(sender, receiver):
+        await send_all(sender, messages)
+        await sender.node.disconnect(sender.only)
+        await wait_until(lambda: receiver.ended)
+    assert receiver.received == messages
+
+
+@over_both
+async def test_last_words_arrive(kind: type[User]) -> None:
+    sender, receiver = a_user(kind), a_user(kind)
+
+    async def part(addr: Address, origin: DisconnectOrigin) -> None:
+        await sender.outbox.send(addr, b"farewell")
+
+    sender.part = part
+    async with two_nodes(sender, receiver):
+        await send_all(sender, [b"hello"])
+        await sender.node.disconnect(sender.only)
+        await wait_until(lambda: receiver.ended)
+    assert receiver.received == [b"hello", b"farewell"]
+
+
+@over_both
+async def test_in_a_mutual_flood_all_that_the_one_who_leaves_had_sent_arrives(kind: type[User]) -> None:
+    leaving, staying = a_user(kind), a_user(kind)
+    sent = 0
+
+    async def flood(user: User) -> None:
+        nonlocal sent
+        connection = user.only
+        with suppress(NotConnectedError):
+            while True:
+                await user.outbox.send(connection, bytes(1000))
+                sent += user is leaving
+
+    async with two_nodes(leaving, staying), create_task_group() as group:
+        group.start_soon(flood, leaving)
+        group.start_soon(flood, staying)
+        await wait_until(lambda: len(staying.received) > 1000 and len(leaving.received) > 1000)
+        assert await leaving.node.disconnect(leaving.only)
+        await wait_until(lambda: staying.ended)
+    assert len(staying.received) == sent
+    assert staying.origins == [DisconnectOrigin.READING]
+
+
+# A peer that closes cleanly
+
+
+async def test_a_half_closed_peer_still_gets_its_answers() -> None:
+    user = User(PATIENT)
+
+    async def answer(source: Address, message: bytes) -> None:
+        await turns(3)
+        await user.outbox.send(source, message)
+
+    user.handle = answer
+    messages = MANY[:1000]
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(b"".join(map(frame, messages)))
+            peer.half_close()
+            assert frames(await peer.receive_all()) == messages
+            await wait_until(lambda: user.origins == [DisconnectOrigin.READING])
+
+
+@over_both
+async def test_what_came_before_a_clean_close_is_processed_before_the_hook(kind: type[User]) -> None:
+    sender, receiver = a_user(kind), a_user(kind)
+    processed_before_the_hook = []
+
+    async def handle(source: Address, message: bytes) -> None:
+        await turns(3)
+
+    async def part(addr: Address, origin: DisconnectOrigin) -> None:
+        processed_before_the_hook.extend(receiver.received)
+
+    receiver.handle, receiver.part = handle, part
+    async with two_nodes(sender, receiver):
+        await send_all(sender, MANY[:1000])
+        await sender.node.disconnect(sender.only)
+        await wait_until(lambda: receiver.ended)
+    assert processed_before_the_hook == MANY[:1000]
+    assert receiver.origins == [DisconnectOrigin.READING]
+
+
+async def test_a_peer_that_leaves_without_reading_its_answers_had_its_messages_processed() -> None:
+    user = User(PATIENT)
+
+    async def answer(source: Address, message: bytes) -> None:
+        await user.outbox.send(source, message)
+        await checkpoint()
+
+    user.handle = answer
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(b"".join(map(frame, MANY)))
+        await wait_until(lambda: user.ended)
+        assert node.heuristics.hook_errors == 0
+    assert user.received == MANY
+
+
+async def test_each_message_that_is_drained_has_a_grace_of_its_own() -> None:
+    user = User(Config(grace_period=0.6))
+
+    async def handle(source: Address, message: bytes) -> None:
+        await sleep(0.1)
+
+    user.handle = handle
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(b"".join(map(frame, MANY[:9])))
+        await wait_until(lambda: user.ended)
+    assert user.received == MANY[:9]
+
+
+async def test_a_handler_that_does_not_return_is_given_up_when_the_grace_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "pea2pea")
+    user = User(HASTY)
+    cancelled = Event()
+
+    async def handle(source: Address, message: bytes) -> None:
+        try:
+            await sleep_forever()
+        finally:
+            cancelled.set()
+
+    user.handle = handle
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"first") + frame(b"second"))
+            peer.half_close()
+            await wait_until(lambda: user.ended)
+            assert cancelled.is_set()
+            assert await peer.receive_all() == b""
+    assert user.received == [b"first"]
+    assert "given up" in caplog.text
+
+
+async def test_a_reset_cancels_the_handler_at_once() -> None:
+    user = User(Config(grace_period=1000.0))
+    cancelled = Event()
+
+    async def handle(source: Address, message: bytes) -> None:
+        try:
+            await sleep_forever()
+        finally:
+            cancelled.set()
+
+    user.handle = handle
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"first") + frame(b"second"))
+            await wait_until(lambda: user.received)
+            connection = user.only
+            peer.reset()
+            await cancelled.wait()
+            await wait_until(lambda: user.origins == [DisconnectOrigin.READING])
+    assert user.received == [b"first"]
+    assert isinstance(connection.cause, ConnectionResetError)
+
+
+# A peer that does not close
+
+
+async def test_a_peer_that_stays_silent_does_not_hold_its_slot_for_the_whole_grace() -> None:
+    user = User(Config(grace_period=1000.0))
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await wait_until(lambda: node.connections)
+            await send_all(user, MANY[:100])
+            assert await node.disconnect(user.only)
+            assert not node.connections
+            assert frames(await peer.receive_all()) == MANY[:100]
+
+
+async def test_a_peer_that_goes_on_sending_is_given_up_when_the_grace_is_over() -> None:
+    user = User(Config(grace_period=0.3))
+    async with user.node as node, create_task_group() as group:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await wait_until(lambda: node.connections)
+
+            async def chatter() -> None:
+                while True:
+                    await peer.send(frame(bytes(1000)))
+
+            group.start_soon(until_it_breaks, chatter)
+            await send_all(user, MANY[:100])
+            assert await node.disconnect(user.only)
+            assert not node.connections
+            assert frames(await peer.receive_exactly(sum(4 + len(message) for message in MANY[:100]))) == MANY[:100]
+
+
+async def test_a_peer_that_reads_nothing_is_given_up_when_the_grace_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pea2pea")
+    sender = User(HASTY)
+    async with stuck_peer(sender, "socket") as peer:
+        assert await sender.node.disconnect(peer.connection)
+        assert not sender.node.connections
+    assert "queued messages were given up" in caplog.text
+    assert peer.connection.stats.messages_sent == 0
+
+
+async def test_without_a_grace_period_nothing_is_waited_for() -> None:
+    sender = User(Config(grace_period=0))
+    async with stuck_peer(sender, "socket") as peer:
+        assert await sender.node.disconnect(peer.connection)
+        assert not sender.node.connections
+    assert sender.origins == [DisconnectOrigin.USER]
+
+
+async def test_a_peer_that_takes_its_time_gets_everything_within_the_grace() -> None:
+    sender = User(PATIENT)
+    async with stuck_peer(sender, "socket") as peer, create_task_group() as group:
+        group.start_soon(sender.node.disconnect, peer.connection)
+        await turns()
+        assert peer.connection in sender.node.connections.values()
+        assert await peer.read_all() == [CLOG]
