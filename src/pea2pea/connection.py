@@ -111,7 +111,7 @@ class Link(Connection):
         self, addr: Address, side: Side, dialled: Address | None, base: ByteStream, report: Reporter, totals: Stats
     ) -> None:
         super().__init__(addr, side, dialled)
-        self.base = base  # as it was accepted, dialled or adopted
+        self.base: ByteStream = base  # as it was accepted, dialled or adopted
         self.stream = base  # as the handshake returned it
         self.report = report
         self.totals = totals  # of the node
@@ -124,10 +124,10 @@ class Link(Connection):
         self.writer: Writer[Any] | None = None
         self.names: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
         self.origin: DisconnectOrigin | None = None
-        self.deadline = math.inf  # when an orderly end gives up
-        self.draining = False  # the peer has closed cleanly; handlers still work on what it sent
-        self.broken = False  # nothing more can, or shall, be sent
-        self.gone = False
+        self.deadline: float = math.inf  # when an orderly end gives up
+        self.draining: bool = False  # the peer has closed cleanly; handlers still work on what it sent
+        self.broken: bool = False  # nothing more can, or shall, be sent
+        self.gone: bool = False
         self.ended: Event | None = None
 
     @property

@@ -87,7 +87,7 @@ class Reader(Generic[M]):
         self._until = 0.0  # when the event loop should get its turn
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next
-        self.quiet_since = monotonic()
+        self.quiet_since: float = monotonic()
         """Since when there has been no complete message and no busy handler."""
 
     async def run(self) -> None:
