@@ -112,9 +112,9 @@ class Link(Connection):
     ) -> None:
         super().__init__(addr, side, dialled)
         self.base: ByteStream = base  # as it was accepted, dialled or adopted
-        self.stream = base  # as the handshake returned it
-        self.report = report
-        self.totals = totals  # of the node
+        self.stream: ByteStream = base  # as the handshake returned it
+        self.report: Reporter = report
+        self.totals: Stats = totals  # of the node
         self.context: Context | None = None  # with this connection in `current_link`
         self.tasks: TaskGroup | None = None
         self.reader: Reader[Any] | None = None

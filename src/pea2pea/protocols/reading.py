@@ -305,7 +305,7 @@ class Discarder:
         self._limit = limit
         self._scope = CancelScope()
         self._done = Event()
-        self.taken = 0
+        self.taken: int = 0
         """How many bytes it has thrown away."""
         self.error: Exception | None = None
         """What broke the stream; None if it ended cleanly."""

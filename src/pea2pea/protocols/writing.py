@@ -21,6 +21,8 @@ from ..connection import DisconnectOrigin, Link
 from ..errors import DeliveryError, NotConnectedError, QueueFullError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._address import Address
     from ..codecs import Chunk, Encoder, Frame
     from ..connection import Peer, Side
@@ -150,12 +152,12 @@ class Writer(Generic[M_contra]):
         limit: int,
         timeout: float,
     ) -> None:
-        self.addr = link.addr
-        self.encoder = encoder
-        self.encode = encoder.encode
-        self.full = False  # judged on what is queued already: a message of any size fits an empty queue
-        self.pending = 0  # messages queued or in hand
-        self.written = 0  # messages that were written
+        self.addr: Address = link.addr
+        self.encoder: Encoder[M_contra] = encoder
+        self.encode: Callable[[M_contra], Frame] = encoder.encode
+        self.full: bool = False  # judged on what is queued already: a message of any size fits an empty queue
+        self.pending: int = 0  # messages queued or in hand
+        self.written: int = 0  # messages that were written
         self.waiting: deque[Event] = deque()  # senders, for room
         self._link = link
         self._direct = link.direct
