@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.work import Figures, Work
 
-IMPORTED = ("anyio", "pea2pea")
-
 
 class Program:
     """A contestant's program, waiting for work."""
@@ -45,9 +43,9 @@ class Program:
         self._process.communicate()
 
 
-def import_time(module: str) -> Figures:
-    """Milliseconds that a fresh interpreter takes to import a module."""
-    code = f"import time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
+def import_time(statement: str) -> Figures:
+    """Milliseconds that a fresh interpreter takes for it."""
+    code = f"import time; began = time.perf_counter(); {statement}; print(time.perf_counter() - began)"
     command = [sys.executable, "-c", code]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=pinned)
     return {"ms": float(answer.stdout) * 1e3}
@@ -92,10 +90,10 @@ def measure(results: report.Results, options: argparse.Namespace) -> None:
                 except RuntimeError as error:
                     print(f"{trial}: {name} failed: {error}", file=sys.stderr)
     for repeat in range(2 * repeats):
-        for module in IMPORTED:
-            figures = import_time(module)
+        for statement in plan.IMPORTS:
+            figures = import_time(statement)
             if repeat:  # the first only warms the system's caches
-                results.add("import", module, figures)
+                results.add("import", statement, figures)
     say("")
 
 

@@ -86,6 +86,7 @@ def _trials() -> Iterator[tuple[str, Trial]]:
 
 
 TRIALS = dict(_trials())
+IMPORTS = ("import anyio", "import pea2pea", "from pea2pea import Node")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ BARS = (
     Bar("p99 beside 1 MiB: ms", own("large", "p99", 1e-3), most=10),
     Bar(
         "import: ms more than AnyIO",
-        lambda median, _: median("import", "pea2pea", "ms") - median("import", "anyio", "ms"),
+        lambda median, _: median("import", IMPORTS[1], "ms") - median("import", IMPORTS[0], "ms"),
         most=15,
         on=("any",),
     ),

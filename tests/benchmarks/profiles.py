@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +30,8 @@ WORKS = {
     "one way, 1 KiB": Work("throughput", 1 << 10, seconds=SECONDS),
     "one way, 64 KiB": Work("throughput", 1 << 16, seconds=SECONDS),
     "round trip": Work("roundtrip", seconds=SECONDS),
+    "broadcast": Work("broadcast", 1 << 10, SECONDS, connections=1_000),
+    "scaling": Work("scaling", seconds=SECONDS, connections=1_000),
 }
 
 
@@ -47,7 +48,7 @@ class Sampler:
     def _sample(self, _: int, frame: FrameType | None) -> None:
         if perf_counter() > self._end:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            print(self._report())
+            print(self._report(), flush=True)
             return
         if frame is not None:
             code = frame.f_code
@@ -73,16 +74,18 @@ def where(filename: str) -> str:
     return "/".join(Path(filename).parts[-2:])
 
 
-def profiled(contestant: Contestant, title: str) -> Contestant:
-    def watched_serve(work: Work, tell: Tell) -> object:
+def profiled(loop: str, title: str) -> Contestant:
+    """This library on one of the loops, watched."""
+
+    async def watched_serve(work: Work, tell: Tell) -> None:
         Sampler(f"{title}, accepting side", 0.9 * work.seconds)
-        return contestant.serve(work, tell)
+        await serve(work, tell)
 
-    def watched_call(work: Work, server: Server) -> Figures:
+    async def watched_call(work: Work, server: Server) -> Figures:
         Sampler(f"{title}, dialling side", 0.9 * work.seconds)
-        return contestant.call(work, server)
+        return await call(work, server)
 
-    return Contestant(watched_serve, watched_call)
+    return on(loop, watched_serve, watched_call)
 
 
 def main() -> None:
@@ -91,9 +94,8 @@ def main() -> None:
     parser.add_argument("--work", choices=WORKS, action="append", help="one way, 32 B and round trip unless given")
     options = parser.parse_args()
     for name in options.work or ("one way, 32 B", "round trip"):
-        contestant = profiled(on(options.loop, serve, call), f"{name}, {options.loop}")
-        figures = play(contestant, WORKS[name])
-        print({figure: round(value, 1) for figure, value in figures.items()}, file=sys.stderr)
+        figures = play(profiled(options.loop, f"{name}, {options.loop}"), WORKS[name])
+        print({figure: round(value, 1) for figure, value in figures.items()}, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from tests.benchmarks.plan import BARS, EVERYBODY, NOTES, TABLES, Column
+from tests.benchmarks.plan import BARS, EVERYBODY, IMPORTS, NOTES, TABLES, Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,7 @@ def machine() -> dict[str, str]:
     found = {
         "date": datetime.now(tz=timezone.utc).date().isoformat(),
         "cores": str(os.cpu_count()),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
     }
@@ -52,30 +53,35 @@ class Results:
 
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
+        self._machine = machine()
         self._runs: defaultdict[str, defaultdict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
 
     def add(self, trial: str, who: str, figures: Figures) -> None:
         self._runs[trial][who].append(figures)
 
     def values(self, trial: str, who: str, figure: str) -> list[float]:
-        return [run[figure] for run in self._runs[trial][who]]
+        return [run[figure] for run in self._runs[trial][who]] if trial in self._runs else []
 
     def median(self, trial: str, who: str, figure: str) -> float:
         """Raises `StatisticsError` if it was not measured."""
         return statistics.median(self.values(trial, who, figure))
 
     def text(self) -> str:
-        about = ", ".join(f"{key} {value}" for key, value in machine().items())
+        about = ", ".join(f"{key} {value}" for key, value in self._machine.items())
         parts = [f"Medians, and from the least to the most in brackets. {about}."]
         parts += [
             self._table(title, columns)
             for title, columns in TABLES.items()
-            if any(self._runs[column.trial] for column in columns)
+            if any(column.trial in self._runs for column in columns)
         ]
-        return "\n\n".join([*parts, NOTES, self._bars()])
+        return "\n\n".join([*parts, self._imports(), NOTES, self._bars()])
+
+    def _imports(self) -> str:
+        medians = (f"`{what}` {self.median('import', what, 'ms'):.3g} ms" for what in IMPORTS)
+        return f"Of a fresh interpreter's time: {', '.join(medians)}."
 
     def _table(self, title: str, columns: tuple[Column, ...]) -> str:
-        columns = tuple(column for column in columns if self._runs[column.trial])
+        columns = tuple(column for column in columns if column.trial in self._runs)
         rows = [["", *(column.title for column in columns)]]
         for who in (*EVERYBODY, "floor"):
             cells = [self._cell(who, column) for column in columns]
@@ -125,7 +131,7 @@ class Results:
             {"what": what, "on": loop, "value": value, "wanted": wanted, "reached": reached}
             for what, loop, value, wanted, reached in self.verdicts()
         ]
-        whole = {"machine": machine(), "quick": self._quick, "results": medians, "bars": bars}
+        whole = {"machine": self._machine, "quick": self._quick, "results": medians, "bars": bars}
         return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
     def svg(self) -> str:
