@@ -1,0 +1,158 @@
+"""Peers that make it hard to part from them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from pea2pea import Config, DisconnectOrigin
+from tests.helpers import RawListener, RawPeer, User, frame, frames, wait_until
+
+from .target import Target, besieged, join, shake_hands
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from pea2pea import Address, Node
+
+GRACE = Config(grace_period=0.3)
+END: dict[str, Callable[[Node, Address], Awaitable[object]]] = {
+    "disconnect": lambda node, addr: node.disconnect(addr),
+    "abort": lambda node, addr: node.disconnect(addr, abort=True),
+    "shut_down": lambda node, _: node.shut_down(),
+}
+
+
+async def flood(peer: RawPeer) -> None:
+    with suppress(OSError):
+        while True:
+            await peer.send(frame(bytes(900)) * 50)
+
+
+async def drip(peer: RawPeer) -> None:
+    with suppress(OSError):
+        while True:
+            await peer.send(b"\0")
+            await anyio.sleep(0.01)
+
+
+async def say_nothing(_: RawPeer) -> None:
+    pass
+
+
+async def read_all_and_answer_the_end_with_more(peer: RawPeer) -> None:
+    with suppress(OSError):
+        await peer.receive_all()
+        await flood(peer)
+
+
+@pytest.mark.parametrize("end", END)
+@pytest.mark.parametrize("peers_way", [flood, drip, say_nothing, read_all_and_answer_the_end_with_more])
+async def test_a_peer_that_goes_its_way_is_parted_from_within_the_grace_period(
+    peers_way: Callable[[RawPeer], Coroutine[None, None, None]], end: str
+) -> None:
+    target = Target(GRACE)
+    async with target.node as node, anyio.create_task_group() as tasks:
+        await node.start_listening()
+        with await join(target) as peer:
+            tasks.start_soon(peers_way, peer)
+            await END[end](node, peer.addr)
+            assert not node.connections
+            assert target.ended == [
+                (peer.addr, DisconnectOrigin.SHUTDOWN if end == "shut_down" else DisconnectOrigin.USER)
+            ]
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_peer_that_floods_during_our_goodbye_gets_all_that_we_sent() -> None:
+    target = Target()
+    async with target.node as node:
+        await node.start_listening()
+        with await join(target) as peer:
+            for number in range(1000):
+                await target.outbox.send(peer.addr, b"%d" % number)
+            got: list[bytes] = []
+            async with anyio.create_task_group() as tasks:
+
+                async def read() -> None:
+                    with suppress(ConnectionResetError):
+                        while data := await peer.receive():
+                            got.append(data)
+                    tasks.cancel_scope.cancel()
+
+                async def flood_with_what_is_no_message() -> None:
+                    with suppress(OSError):
+                        while True:
+                            await peer.send(bytes(100_000))
+
+                tasks.start_soon(flood_with_what_is_no_message)
+                tasks.start_soon(node.disconnect, peer.addr)
+                tasks.start_soon(read)
+            # the empty messages that it sent before the end were echoed
+            assert [message for message in frames(b"".join(got)) if message] == [b"%d" % n for n in range(1000)]
+
+
+async def test_a_peer_that_does_not_read_cannot_hold_its_slot_beyond_the_grace_period() -> None:
+    target = Target(Config(grace_period=0.2, max_connections=1))
+    async with target.node as node:
+        await node.start_listening()
+        with await RawPeer.dial(target.addr, receive_buffer=4096) as peer:
+            await shake_hands(peer)
+            await wait_until(lambda: node.connections)
+            target.outbox.send_nowait(peer.addr, bytes(1000))
+            while target.outbox.pending(peer.addr) < 100:
+                target.outbox.send_nowait(peer.addr, bytes(1000))
+            assert await node.disconnect(peer.addr)
+            with await join(target) as successor:
+                await wait_until(lambda: list(node.connections) == [successor.addr])
+
+
+async def test_a_peer_that_resets_during_our_goodbye_ends_it() -> None:
+    target = Target(Config(grace_period=30))
+    resetting = anyio.Event()
+
+    async def hold(_: Address, __: DisconnectOrigin) -> None:
+        peer.reset()
+        resetting.set()
+
+    target.part = hold
+    async with besieged(target):
+        with await join(target) as peer:
+            target.outbox.send_nowait(peer.addr, b"farewell")
+            assert await target.node.disconnect(peer.addr)
+            assert resetting.is_set()
+        target.part = User().part
+
+
+async def test_a_peer_that_closes_while_we_disconnect_it_is_disconnected_once() -> None:
+    target = Target()
+    async with besieged(target):
+        for number in range(20):
+            with await join(target) as peer:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(target.node.disconnect, peer.addr)
+                    peer.reset() if number % 2 else peer.close()
+                assert len(target.ended) == number + 1
+
+
+async def test_a_dialled_peer_that_never_speaks_is_given_up_at_the_handshake_timeout() -> None:
+    target = Target(handshake_timeout=0.05)
+    with RawListener.open() as listener:
+        async with target.node as node:
+            with pytest.raises(TimeoutError):
+                await node.connect(listener.addr)
+            assert not node.connecting
+    assert target.node.heuristics.handshake_timeouts == 1
+
+
+async def test_a_peer_that_comes_back_from_the_same_port_gets_a_connection_of_its_own() -> None:
+    target = Target()
+    async with besieged(target):
+        with await join(target) as first:
+            connection = target.node.connections[first.addr]
+            first.reset()
+            await wait_until(lambda: first.addr not in target.node.connections)
+        assert not await target.node.disconnect(connection)
