@@ -38,7 +38,7 @@ from .protocols.on_disconnect import OnDisconnect, take_leave
 from .protocols.reading import Discarder, Reader, Reading, notice_end
 from .protocols.writing import Flusher, Outbox, Writer, Writing
 from .stats import Heuristics, Stats
-from .transport import Listener, TCPStream, TCPTransport, Transport, is_stream
+from .transport import Listener, TCPStream, TCPTransport, Transport, close_notify, is_stream
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup
@@ -670,11 +670,11 @@ class Node(anyio.AsyncContextManagerMixin):
             greeter.part()
         if link.broken and not isinstance(link.base, TCPStream):
             await self._close(link.base)
-        discarder = Discarder(link.stream)
         if link.broken or link.draining:
+            discarder = Discarder(link.stream)
             discarder.skip()
         else:
-            link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
+            discarder = self._discard(link, link.stream)
         if leave_taking is not None:
             await take_leave(link, *leave_taking)
         if greeter is not None:
@@ -724,18 +724,30 @@ class Node(anyio.AsyncContextManagerMixin):
             except (NotImplementedError, AttributeError):
                 # no half-close (TLS): the wrapper says goodbye, then what it wraps does
                 await discarder.stop()
-                await stream.aclose()
+                if not link.draining and close_notify(stream):
+                    discarder = self._discard(link, stream)
+                    await self._linger(link, discarder)
+                    await discarder.stop()
+                else:
+                    await stream.aclose()
                 if stream is base or not isinstance(base, TCPStream):
                     return
                 await base.send_eof()
-                discarder = Discarder(base)
-                link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
-            await self._linger(link, discarder)
-            if stream is not base:
-                await discarder.stop()
-                await stream.aclose()
+                await self._linger(link, self._discard(link, base))
+            else:
+                await self._linger(link, discarder)
+                if stream is not base:
+                    await discarder.stop()
+                    await stream.aclose()
         except Exception as error:  # noqa: BLE001  # the peer is gone before we are
             self._report.debug("a goodbye was cut short", link.addr, error)
+
+    @staticmethod
+    def _discard(link: Link, stream: ByteStream) -> Discarder:
+        """Throw away what comes from now on."""
+        discarder = Discarder(stream)
+        link.spawn(discarder.run(), f"pea2pea discarder {link.addr}")
+        return discarder
 
     async def _linger(self, link: Link, discarder: Discarder) -> None:
         """Until the peer has closed, too, or is silent and has confirmed all that was sent."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from anyio import (
 )
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSAttribute
 
 from ._address import Address, canonical
 from .codecs import Chunk
@@ -80,6 +82,24 @@ class Transport(Protocol):
 def is_stream(given: object) -> bool:
     """Whether it can be used as a byte stream."""
     return all(callable(getattr(given, name, None)) for name in ("receive", "send", "aclose"))
+
+
+def close_notify(stream: ByteStream) -> bool:
+    """Let TLS say that nothing more will come (RFC 8446, section 6.1), with the next `receive`; False if it cannot.
+
+    `TLSStream.aclose` would give up, and might not even say it, when a record comes that it does not expect: from a
+    peer that has not had its say yet. What was received from it is thrown away.
+    """
+    if not stream.extra(TLSAttribute.standard_compatible, False):
+        return False
+    tls = stream.extra(TLSAttribute.ssl_object)
+    with suppress(ssl.SSLWantReadError):
+        while tls.read(TAKE_MAX):
+            pass
+        return False  # the peer has said it before; `aclose` only answers
+    with suppress(ssl.SSLWantReadError):
+        tls.unwrap()
+    return True
 
 
 class TCPTransport:
