@@ -62,8 +62,8 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.reporter = Reporter("test", Heuristics(), lambda _: None)
         self.sides: dict[Address, Side] = {}  # of what holds a slot
 
-    def refused_by(self, addr: Address, side: Side) -> str | None:
-        """The limit that a straightforward count finds exceeded."""
+    def reached(self, addr: Address, side: Side) -> set[str]:
+        """The limits that a straightforward count finds reached."""
         config, admission = self.config, self.admission
         inbound = side is Side.RESPONDER
         group = group_of(addr[0], config.ipv6_prefix)
@@ -75,11 +75,8 @@ class AnyInterleaving(RuleBasedStateMachine):
             if group is None
             else sum(group_of(host, config.ipv6_prefix) == group for host, _ in self.sides),
         }
-        for name, count in counts.items():
-            limit: int | None = getattr(config, name)
-            if limit is not None and count >= limit:
-                return name
-        return None
+        limits: dict[str, int | None] = {name: getattr(config, name) for name in counts}
+        return {name for name, limit in limits.items() if limit is not None and counts[name] >= limit}
 
     @rule(target=setting_up, host=st.sampled_from(HOSTS), port=st.integers(1, 5), side=st.sampled_from(Side))
     def reserve(self, host: str, port: int, side: Side) -> Address | None:
@@ -88,11 +85,11 @@ class AnyInterleaving(RuleBasedStateMachine):
             with pytest.raises(AlreadyConnectedError):
                 self.admission.reserve(addr, side)
             return None
-        limit = self.refused_by(addr, side)
-        if limit is not None:
+        reached = self.reached(addr, side)
+        if reached:
             with pytest.raises(ConnectionLimitError) as caught:
                 self.admission.reserve(addr, side)
-            assert getattr(self.config, caught.value.limit) is not None
+            assert caught.value.limit in reached
             assert caught.value.limit in str(caught.value)
             return None
         self.admission.reserve(addr, side)
