@@ -103,10 +103,10 @@ class Reporter:
         It may come in a group: on trio, what is raised during a cancellation comes together with that. A cancellation
         that AnyIO did not ask for (of a future, on asyncio) is a bug. What must go through ends the node.
         """
+        if isinstance(error, GeneratorExit):  # the coroutine is thrown away, maybe after the event loop has ended
+            raise error
         told, rest = _parted(error, Exception)
         cancelled, fatal = (None, None) if rest is None else _parted(rest, get_cancelled_exc_class())
-        if isinstance(fatal, GeneratorExit):  # the coroutine is thrown away
-            raise fatal
         if fatal is not None:
             self.give_up(next(_leaves(fatal)))
             told = cancelled = None
