@@ -156,14 +156,6 @@ class _Prefixed(_Incremental[bytes]):
             return self._header(size), message
         return self._header(size) + message
 
-    def _resume(self, piece: bytes) -> bytes | None:
-        """Adds to the frame that is arriving, and returns it if that was all of it."""
-        self._missing -= len(piece)
-        if not self._missing:
-            return self._partial.take(piece)
-        self._partial.add(piece)
-        return None
-
     def _refuse_length(self, size: int) -> NoReturn:
         self._refuse(f"a frame of {size} bytes was announced, max_length is {self.max_length}")
 
@@ -218,10 +210,13 @@ class LengthDelimitedCodec(_Prefixed):
         read, prefix, limit = self._unpack or self._read, self._prefix, self.max_length
         data, position, end = self._rest, 0, len(self._rest)
         try:
-            if self._missing:
-                position = min(self._missing, end)
-                if (whole := self._resume(data[:position])) is not None:
-                    yield whole
+            if self._missing > end:
+                self._partial.add(data)
+                self._missing -= end
+                position = end
+            elif self._missing:
+                position, self._missing = self._missing, 0
+                yield self._partial.take(data[:position])
             start = position + prefix
             while start <= end:
                 (size,) = read(data, position)
@@ -261,10 +256,13 @@ class VarintDelimitedCodec(_Prefixed):
     def _messages(self, ended: bool) -> Iterator[bytes]:
         data, position, end, limit = self._rest, 0, len(self._rest), self.max_length
         try:
-            if self._missing:
-                position = min(self._missing, end)
-                if (whole := self._resume(data[:position])) is not None:
-                    yield whole
+            if self._missing > end:
+                self._partial.add(data)
+                self._missing -= end
+                position = end
+            elif self._missing:
+                position, self._missing = self._missing, 0
+                yield self._partial.take(data[:position])
             while position < end:
                 size = data[position]
                 start = position + 1
@@ -312,12 +310,10 @@ class _Terminated(_Incremental[M]):
         width = len(delimiter)
         try:
             while (stop := data.find(delimiter, position)) >= 0:
-                piece = data[position:stop]
                 if partial.size or stop - position > most:
                     self._check_length(partial.size + stop - position)
-                    piece = partial.take(piece)
-                position = stop + width
-                yield piece
+                start, position = position, stop + width
+                yield partial.take(data[start:stop]) if partial.size else data[start:stop]
             # what may be the beginning of a delimiter is looked at again, all before it is not
             keep = len(data) if ended else max(position, len(data) - width + 1)
             self._check_length(partial.size + keep - position)

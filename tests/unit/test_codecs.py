@@ -599,6 +599,16 @@ def test_nothing_is_kept_once_all_is_delivered() -> None:
         tracemalloc.stop()
 
 
+@framed
+def test_a_message_is_not_held_while_those_after_it_are_decoded(make: Callable[[], Codec[bytes]]) -> None:
+    codec = make()
+    size = min(getattr(codec, "max_length"), 100_000)  # noqa: B009  # not every `Codec` has one
+    large, small = whole(codec.encode(b"x" * size)), whole(codec.encode(b"y"))
+    assert decoded(codec, large[:-1]) == []
+    for message in codec.decode(large[-1:] + small):
+        assert sys.getrefcount(message) <= 2 if len(message) == size else message == b"y"
+
+
 @pytest.mark.parametrize("make", [LengthDelimitedCodec, lambda: DelimitedCodec(b"\r\n")])
 def test_nothing_is_kept_after_an_error(make: Callable[[], Codec[bytes]]) -> None:
     codec = make()
