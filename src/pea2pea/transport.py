@@ -156,6 +156,9 @@ class TCPTransport:
         sock.setblocking(False)
         return TCPStream(sock)
 
+    def __repr__(self) -> str:
+        return "TCPTransport()"
+
 
 class TCPListener:
     """A listening TCP socket."""
@@ -199,6 +202,10 @@ class TCPListener:
         notify_closing(self._sock)
         self._sock.close()
         await checkpoint()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._sock.fileno() < 0 else ""
+        return f"<TCPListener at {self.addr[0]}:{self.addr[1]}{state}>"
 
 
 class TCPStream(ByteStream):

@@ -1,0 +1,135 @@
+"""What a user sees of the library who looks for a bug: names, and reprs."""
+
+from __future__ import annotations
+
+import re
+
+import anyio
+import pytest
+
+import pea2pea
+from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError, Side, TCPTransport, codecs
+from pea2pea.errors import NodeError
+from tests.helpers import ALL, LOCALHOST, MemoryNetwork, User, running_tasks, turns, two_nodes
+
+DEFAULT = re.compile(r"object at 0x[0-9a-f]+>")
+
+
+async def test_every_task_of_a_node_has_a_telling_name() -> None:
+    before = running_tasks()
+    user, peer = User(Config(name="Alice"), enable=ALL), User(Config(name="Bob"), enable=ALL)
+    user.greet = peer.greet = sleep_long
+    user.handle = peer.handle = sleep_long
+    async with two_nodes(user, peer) as (connection, _):
+        user.node.start_soon(anyio.sleep_forever)
+        user.node.start_soon(anyio.sleep_forever, name="as I say")
+        connection.start_soon(anyio.sleep_forever)
+        connection.start_soon(anyio.sleep_forever, name="as I say, too")
+        user.outbox.send_nowait(connection, b"keep somebody busy")
+        await turns(50)
+        new = running_tasks() - before
+        assert {"as I say", "as I say, too", "background task sleep_forever"} <= new
+        for name in new:
+            assert name.startswith(("pea2pea ", "background task ", "as I say")), name
+        assert any("Alice" in name for name in new)
+        assert any(f"{connection.addr}" in name for name in new)
+
+
+async def sleep_long(*_: object) -> None:
+    await anyio.sleep_forever()
+
+
+def test_the_repr_of_a_node_tells_its_name_and_that_it_is_new() -> None:
+    assert repr(Node(Config(name="Alice"))) == "<Node Alice, new, 0 connections>"
+
+
+async def test_the_repr_of_a_node_follows_its_life() -> None:
+    node = Node(Config(name="Alice"))
+    async with node:
+        assert repr(node) == "<Node Alice, running, 0 connections>"
+        _, port = await node.start_listening()
+        assert repr(node) == f"<Node Alice, running, listening at {LOCALHOST}:{port}, 0 connections>"
+        await node.shut_down()
+        assert repr(node) == "<Node Alice, closed, 0 connections>"
+    assert repr(node) == "<Node Alice, closed, 0 connections>"
+
+
+async def test_the_repr_of_a_connection_tells_side_peer_and_how_it_ended() -> None:
+    user, peer = User(), User()
+    async with two_nodes(user, peer) as (ours, theirs):
+        assert repr(ours) == f"<Connection initiator {LOCALHOST}:{ours.addr[1]}, established>"
+        assert repr(theirs) == f"<Connection responder {LOCALHOST}:{theirs.addr[1]}, established>"
+        await user.node.disconnect(ours)
+        assert repr(ours).endswith("ended by USER>")
+
+
+async def test_nothing_public_has_the_repr_of_any_object() -> None:
+    user, peer = User(), User()
+    async with two_nodes(user, peer) as (connection, _):
+        listener = await TCPTransport().listen((LOCALHOST, 0), backlog=1, reuse_port=False)
+        things: list[object] = [
+            user.node,
+            user.node.config,
+            user.node.stats,
+            user.node.heuristics,
+            user.node.connections,
+            user.node.connecting,
+            user.outbox,
+            connection,
+            connection.stats,
+            connection.stream,  # type: ignore[attr-defined]  # what a handshake is given
+            TCPTransport(),
+            listener,
+            *Side,
+            *DisconnectOrigin,
+            codecs.BytesCodec(),
+            codecs.LinesCodec(),
+            codecs.DelimitedCodec(b"\0"),
+            codecs.LengthDelimitedCodec(),
+            codecs.VarintDelimitedCodec(),
+            codecs.mapped(codecs.BytesCodec(), decode=str, encode=str.encode),
+        ]
+        await listener.aclose()
+        for thing in things:
+            assert not DEFAULT.search(repr(thing)), thing
+        assert str(connection.addr[1]) in repr(user.node.connections)
+        assert str(connection.addr[1]) in repr(connection.stream)  # type: ignore[attr-defined]  # as above
+        assert "closed" in repr(listener)
+    assert "closed" in repr(connection.stream)  # type: ignore[attr-defined]  # as above
+
+
+async def test_a_set_up_shows_in_the_repr_of_the_view() -> None:
+    user = User(enable=ALL)
+    seen: list[str] = []
+
+    async def shake_hands(connection: pea2pea.Connection, stream: anyio.abc.ByteStream) -> anyio.abc.ByteStream:
+        seen.append(repr(user.node.connecting))
+        return stream
+
+    user.shake_hands = shake_hands
+    async with two_nodes(user, User()) as (connection, _):
+        assert seen == [f"<connecting [{connection.addr!r}]>"]
+
+
+async def test_what_a_node_raises_tells_whom_it_is_about() -> None:
+    network = MemoryNetwork()
+    node = Node(transport=network.host(LOCALHOST))
+    outbox = node.enable_writing(User(enable=[]))
+    async with node:
+        with pytest.raises(ValueError, match=r"\('', 1\)"):
+            await node.connect(("", 1))
+        with pytest.raises(ValueError, match="99999"):
+            await node.connect((LOCALHOST, 99_999))
+        with pytest.raises(ConnectionRefusedError, match="4711"):
+            await node.connect((LOCALHOST, 4711))
+        with pytest.raises(NotConnectedError, match=r"127\.0\.0\.1:4711"):
+            outbox.send_nowait((LOCALHOST, 4711), b"hello")
+
+
+def test_errors_of_the_library_say_that_they_are_its_own() -> None:
+    own = [getattr(pea2pea, name) for name in pea2pea.__all__ if name.endswith("Error") and name != "FrameError"]
+    assert len(own) == 10
+    for error in own:
+        assert issubclass(error, NodeError)
+        assert error.__doc__
+    assert issubclass(pea2pea.FrameError, ValueError)
