@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypedDict, TypeVar
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
+from hypothesis import strategies
 from typing_extensions import assert_type
 
 from pea2pea import (
@@ -51,7 +52,7 @@ from pea2pea import (
     Writing,
 )
 from pea2pea.codecs import BytesCodec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec, mapped
-from pea2pea.testing import check_codec, wait_until
+from pea2pea.testing import Strategy, check_codec, wait_until
 from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
 M = TypeVar("M")
@@ -176,6 +177,7 @@ def an_outbox_is_inferred_from_the_encoder(node: Node, user: Structural) -> None
 def everything_is_enabled_with_its_options(node: Node, user: Structural) -> None:
     assert_type(node.enable_handshake(user, timeout=5.0), None)
     assert_type(node.enable_reading(user, drop_beyond=10, idle_timeout=None), None)
+    assert_type(Node().enable_reading(user, drop_beyond=None, idle_timeout=0.5), None)
     outbox = node.enable_writing(user, queue_depth=1, queue_bytes=1, timeout=1.0)
     assert_type(outbox, Outbox[Ping])
     assert_type(node.enable_on_connect(user, abortable=False), None)
@@ -367,6 +369,26 @@ def hooks_may_have_parameters_of_their_own(node: Node) -> None:
     node.enable_on_disconnect(DefaultedParameters())
 
 
+async def the_protocols_are_called_by_hand(user: All, connection: Connection, stream: ByteStream) -> None:
+    """As somebody does who wraps one."""
+    addr, side = connection.addr, connection.side
+    assert_type(await user.handshake.perform_handshake(connection, stream), ByteStream)
+    assert_type(user.reading.decoder(addr, side), Decoder[Ping])
+    assert_type(await user.reading.process_message(addr, Ping(1)), None)
+    assert_type(user.writing.encoder(addr, side), Encoder[Ping])
+    assert_type(await user.on_connect.on_connect(addr), None)
+    assert_type(await user.on_disconnect.on_disconnect(addr, DisconnectOrigin.USER), None)
+
+
+@dataclass
+class All:
+    handshake: Handshake
+    reading: Reading[Ping]
+    writing: Writing[Ping]
+    on_connect: OnConnect
+    on_disconnect: OnDisconnect
+
+
 # Handshakes
 
 
@@ -464,6 +486,29 @@ def a_users_codec_is_mapped(codec: Codec[Ping]) -> Codec[int]:
     return mapped(codec, decode=lambda ping: ping.number, encode=Ping)
 
 
+def frames_come_out_of_a_codec(node_of: Codec[Ping]) -> None:
+    assert_type(node_of.encode(Ping(1)), Frame)
+    assert_type(LinesCodec().encode("line"), Frame)
+    assert_type(LengthDelimitedCodec().encode(b"bytes"), Frame)
+    assert_type(VarintDelimitedCodec().encode(b"bytes"), Frame)
+    assert_type(DelimitedCodec(b";").encode(b"bytes"), Frame)
+    assert_type(BytesCodec().encode(b"bytes"), Frame)
+
+
+def ready_made_codecs_take_in_what_is_like_bytes(view: memoryview) -> None:
+    assert_type(list(LinesCodec().decode(view)), list[str])
+    assert_type(list(LengthDelimitedCodec().decode(bytearray(4))), list[bytes])
+    assert_type(list(DelimitedCodec(b";").decode(view)), list[bytes])
+    assert_type(BytesCodec().decode(view), Iterable[bytes])
+    assert_type(list(BytesCodec().decode(bytearray(4))), list[bytes])
+
+
+def codecs_show_their_settings() -> None:
+    assert_type(LinesCodec().encoding, str)
+    assert_type(LinesCodec().max_length + LengthDelimitedCodec().max_length, int)
+    assert_type(DelimitedCodec(b";").max_length + VarintDelimitedCodec().max_length, int)
+
+
 def frames_are_bytes_or_parts(view: memoryview) -> list[Frame]:
     return [b"bytes", bytearray(b"array"), view, (b"header", view), (b"one",), ()]
 
@@ -524,6 +569,7 @@ def every_setting_has_its_type() -> None:
     assert_type(config.grace_period, float)
     Node(config)
     Node(config, transport=TCPTransport())
+    Node(config, transport=None)
 
 
 def what_is_counted(stats: Stats, heuristics: Heuristics) -> None:
@@ -551,6 +597,8 @@ async def work(times: int, what: str) -> int:
 def background_tasks_take_their_arguments(node: Node, connection: Connection) -> None:
     assert_type(node.start_soon(work, 1, "one", name="worker"), None)
     assert_type(connection.start_soon(work, 1, "one", name="worker"), None)
+    node.start_soon(node.shut_down)
+    connection.start_soon(node.wait_closed)
 
 
 def sides_have_another_side(side: Side) -> None:
@@ -610,6 +658,17 @@ async def the_default_transport_by_hand(transport: TCPTransport, addr: Address) 
     assert_type(await transport.dial(addr), ByteStream)
 
 
+async def any_transport_by_hand(transport: Transport, addr: Address) -> None:
+    assert_type(await transport.resolve(addr), Sequence[tuple[str, int]])
+    assert_type(await transport.listen(addr, backlog=1, reuse_port=True), Listener)
+    assert_type(await transport.dial(addr), ByteStream)
+
+
+def a_socket_is_made_a_stream(transport: TCPTransport, sock: socket.socket) -> None:
+    assert_type(TCPTransport.wrap(sock), ByteStream)
+    assert_type(transport.wrap(sock), ByteStream)
+
+
 async def streams_are_adopted(node: Node, sock: socket.socket, stream: TLSStream) -> None:
     assert_type(await node.adopt(TCPTransport.wrap(sock), ("10.0.0.1", 1), Side.INITIATOR), Connection)
     assert_type(await node.adopt(stream, ("memory", 0), Side.RESPONDER), Connection)
@@ -629,6 +688,26 @@ def some_errors_are_something_else_too() -> tuple[type[TimeoutError], type[Value
     return HandshakeTimeoutError, FrameError
 
 
+def an_error_tells_whom_it_is_about(absent: NotConnectedError, undelivered: DeliveryError) -> None:
+    assert_type(absent.addr, tuple[str, int] | None)
+    assert_type(undelivered.addr, tuple[str, int] | None)
+
+
+def errors_are_caught(outbox: Outbox[Ping], addr: Address) -> str:
+    try:
+        outbox.send_nowait(addr, Ping(1))
+    except ConnectionLimitError as error:
+        return error.limit
+    except HandshakeTimeoutError as error:
+        timeout: TimeoutError = error
+        handshake: HandshakeError = error
+        use(timeout, handshake)
+    except NodeError as error:
+        exception: Exception = error
+        use(exception)
+    raise FrameError("nonsense")
+
+
 def a_limit_names_its_field(error: ConnectionLimitError) -> None:
     assert_type(error.limit, str)
 
@@ -639,10 +718,31 @@ def a_limit_names_its_field(error: ConnectionLimitError) -> None:
 async def topologies_are_edges(nodes: list[Node]) -> None:
     assert_type(line(3) + ring(3) + mesh(3) + star(3), list[tuple[int, int]])
     assert_type(grid(2, 3) + tree(3) + random(4, 2, 1), list[tuple[int, int]])
-    await connect_nodes(nodes, ring(3))
+    assert_type(await connect_nodes(nodes, ring(3)), None)
+    await connect_nodes(tuple(nodes), {(0, 1)})
 
 
-async def tests_of_codecs() -> None:
-    check_codec(LinesCodec, ["one", "two"])
-    check_codec(PingCodec, [Ping(1)])
-    await wait_until(lambda: True, 1.0)
+class Pings:
+    """A strategy, structurally."""
+
+    def example(self) -> Ping:
+        return Ping(1)
+
+
+def codecs_are_tested() -> None:
+    assert_type(check_codec(LinesCodec, ["one", "two"]), None)
+    check_codec(PingCodec, [Ping(1)], strategy=Pings(), max_length=None, join=None)
+    check_codec(PingCodec, (Ping(1),), strategy=None, max_length=100, bytes_like=True, derive=False)
+    check_codec(lambda: DelimitedCodec(b";"), [b"one"], strategy=strategies.binary())
+    check_codec(BytesCodec, [b"one"], join=b"".join)
+
+
+def a_strategy_of_less_is_a_strategy_of_more(strategy: Strategy[Ping]) -> Strategy[Ping | Pong]:
+    assert_type(strategy.example(), Ping)
+    return strategy
+
+
+async def tests_wait_for_conditions(done: list[int]) -> None:
+    assert_type(await wait_until(lambda: True, 1), None)
+    await wait_until(lambda: done, timeout=1.5)
+    await wait_until(lambda: len(done))

@@ -5,15 +5,38 @@ The words before the bar are mypy's, those behind it pyright's, if they differ.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from anyio.abc import ByteStream
 
-from pea2pea import Address, Codec, Config, Connection, DisconnectOrigin, Encoder, Frame, Node, Outbox, Side
-from pea2pea.codecs import LengthDelimitedCodec, LinesCodec, mapped
-from pea2pea.testing import check_codec
-from pea2pea.topology import grid
+from pea2pea import (
+    Address,
+    Codec,
+    Config,
+    Connection,
+    Decoder,
+    DisconnectOrigin,
+    Encoder,
+    Frame,
+    Handshake,
+    Listener,
+    Node,
+    OnConnect,
+    OnDisconnect,
+    Outbox,
+    Peer,
+    Reading,
+    Side,
+    TCPTransport,
+    Transport,
+    Writing,
+)
+from pea2pea.codecs import BytesCodec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec, mapped
+from pea2pea.testing import Strategy, check_codec, wait_until
+from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
 
 @dataclass
@@ -146,6 +169,117 @@ class EncoderOfNothing:
 Node().enable_writing(EncoderOfNothing())  # type: ignore[arg-type]  # says: encoder
 
 
+class AddressAsText:
+    """Takes an address for its host."""
+
+    async def perform_handshake(self, connection: str, stream: ByteStream) -> ByteStream:
+        return stream
+
+    def decoder(self, addr: str, side: Side) -> LinesCodec:
+        return LinesCodec()
+
+    async def process_message(self, source: Address, message: str) -> None: ...
+
+    def encoder(self, addr: str, side: Side) -> LinesCodec:
+        return LinesCodec()
+
+    async def on_connect(self, addr: str) -> None: ...
+
+    async def on_disconnect(self, addr: str, origin: DisconnectOrigin) -> None: ...
+
+
+Node().enable_handshake(AddressAsText())  # type: ignore[arg-type]  # says: perform_handshake
+Node().enable_reading(AddressAsText())  # type: ignore[arg-type]  # says: decoder
+Node().enable_writing(AddressAsText())  # type: ignore[arg-type]  # says: encoder
+Node().enable_on_connect(AddressAsText())  # type: ignore[arg-type]  # says: on_connect
+Node().enable_on_disconnect(AddressAsText())  # type: ignore[arg-type]  # says: on_disconnect
+
+
+class SideAsText:
+    """Takes names for members of enumerations, and raw sockets for streams."""
+
+    async def perform_handshake(self, connection: Connection, stream: socket.socket) -> ByteStream:
+        raise OSError
+
+    def decoder(self, addr: Address, side: str) -> LinesCodec:
+        return LinesCodec()
+
+    async def process_message(self, source: Address, message: str) -> None: ...
+
+    def encoder(self, addr: Address, side: str) -> LinesCodec:
+        return LinesCodec()
+
+    async def on_disconnect(self, addr: Address, origin: str) -> None: ...
+
+
+Node().enable_handshake(SideAsText())  # type: ignore[arg-type]  # says: perform_handshake
+Node().enable_reading(SideAsText())  # type: ignore[arg-type]  # says: decoder
+Node().enable_writing(SideAsText())  # type: ignore[arg-type]  # says: encoder
+Node().enable_on_disconnect(SideAsText())  # type: ignore[arg-type]  # says: on_disconnect
+
+
+class SourceAsText:
+    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec()
+
+    async def process_message(self, source: str, message: str) -> None: ...
+
+
+Node().enable_reading(SourceAsText())  # type: ignore[arg-type]  # says: process_message
+
+
+class All:
+    """All five protocols, as they should be."""
+
+    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
+        return stream
+
+    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec()
+
+    async def process_message(self, source: Address, message: str) -> None: ...
+
+    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec()
+
+    async def on_connect(self, addr: Address) -> None: ...
+
+    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None: ...
+
+
+def wrong_options(node: Node, user: All) -> None:
+    node.enable_handshake(user, timeout="5")  # type: ignore[arg-type]  # says: "timeout"
+    node.enable_reading(user, drop_beyond=1.5)  # type: ignore[arg-type]  # says: "drop_beyond"
+    node.enable_reading(user, idle_timeout="60")  # type: ignore[arg-type]  # says: "idle_timeout"
+    node.enable_writing(user, queue_depth=None)  # type: ignore[arg-type]  # says: "queue_depth"
+    node.enable_writing(user, queue_bytes=1e6)  # type: ignore[arg-type]  # says: "queue_bytes"
+    node.enable_writing(user, timeout=None)  # type: ignore[arg-type]  # says: "timeout"
+    node.enable_on_connect(user, abortable="no")  # type: ignore[arg-type]  # says: "abortable"
+    node.enable_on_disconnect(user, timeout=None)  # type: ignore[arg-type]  # says: "timeout"
+
+
+def options_without_their_names(node: Node, user: All) -> None:
+    node.enable_handshake(user, 5.0)  # type: ignore[call-arg]  # says: "enable_handshake" | positional
+    node.enable_reading(user, 10)  # type: ignore[call-arg]  # says: "enable_reading" | positional
+    node.enable_writing(user, 10)  # type: ignore[call-arg]  # says: "enable_writing" | positional
+    node.enable_on_connect(user, False)  # type: ignore[call-arg]  # says: "enable_on_connect" | positional
+    node.enable_on_disconnect(user, 3.0)  # type: ignore[call-arg]  # says: "enable_on_disconnect" | positional
+
+
+async def names_that_are_the_implementers(
+    handshake: Handshake, hooks: Hooks, reading: Reading[str], writing: Writing[str], stream: ByteStream, it: Connection
+) -> None:
+    await handshake.perform_handshake(connection=it, stream=stream)  # type: ignore[call-arg]  # says: "connection" | positional
+    await hooks[0].on_connect(addr=it.addr)  # type: ignore[call-arg]  # says: "addr" | positional
+    await hooks[1].on_disconnect(addr=it.addr, origin=DisconnectOrigin.USER)  # type: ignore[call-arg]  # says: "addr" | positional
+    reading.decoder(addr=it.addr, side=it.side)  # type: ignore[call-arg]  # says: "addr" | positional
+    await reading.process_message(source=it.addr, message="")  # type: ignore[call-arg]  # says: "source" | positional
+    writing.encoder(addr=it.addr, side=it.side).encode("")  # type: ignore[call-arg]  # says: "addr" | positional
+
+
+Hooks: TypeAlias = tuple[OnConnect, OnDisconnect]
+
+
 # Messages of the wrong type
 
 
@@ -170,6 +304,17 @@ class Encoders:
 
 def swapped_arguments(outbox: Outbox[str], addr: Address) -> None:
     outbox.send_nowait("hello", addr)  # type: ignore[arg-type]  # says: "send_nowait" | "peer"
+
+
+async def sending_to_nobody(outbox: Outbox[str], name: str) -> None:
+    outbox.send_nowait(name, "hello")  # type: ignore[arg-type]  # says: "send_nowait" | "peer"
+    await outbox.send(name, "hello")  # type: ignore[arg-type]  # says: "send" | "peer"
+    await outbox.deliver(name, "hello")  # type: ignore[arg-type]  # says: "deliver" | "peer"
+    outbox.pending(name)  # type: ignore[arg-type]  # says: "pending" | "peer"
+
+
+def nobody_is_a_peer(name: str) -> Peer:
+    return name  # type: ignore[return-value]  # says: "str"
 
 
 def an_outbox_of_less_is_none_of_more(outbox: Outbox[Ping]) -> Outbox[Ping | str]:
@@ -224,6 +369,38 @@ decodes_text: Codec[str] = DecodesText()  # type: ignore[assignment]  # says: de
 lists_of_parts: Frame = [b"header", b"payload"]  # type: ignore[assignment]  # says: list
 of_other_messages: Encoder[bytes] = LinesCodec()  # type: ignore[assignment]  # says: encode
 mapped_wrongly: Codec[Ping] = mapped(LinesCodec(), decode=Ping, encode=lambda ping: "")  # type: ignore[arg-type]  # says: decode | decode
+mapped(LinesCodec(), decode=int, encode=bytes.decode)  # type: ignore[misc]  # says: "mapped"
+mapped(LinesCodec(), decode=int, encode=int.bit_length)  # type: ignore[arg-type]  # says: "encode"
+mapped(LinesCodec(), int, str)  # type: ignore[call-arg]  # says: "mapped" | positional
+parts_of_text: Frame = ("header", b"payload")  # type: ignore[assignment]  # says: tuple[str, bytes] | 'header'
+LengthDelimitedCodec(prefix="4")  # type: ignore[arg-type]  # says: "prefix"
+LengthDelimitedCodec(max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
+LengthDelimitedCodec(prefix_included="yes")  # type: ignore[arg-type]  # says: "prefix_included"
+VarintDelimitedCodec(max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
+VarintDelimitedCodec(1000)  # type: ignore[call-arg]  # says: "VarintDelimitedCodec" | positional
+DelimitedCodec(";")  # type: ignore[arg-type]  # says: "DelimitedCodec", "bytes" | "delimiter"
+DelimitedCodec(b";", max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
+LinesCodec(encoding=None)  # type: ignore[arg-type]  # says: "encoding"
+LinesCodec(max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
+LinesCodec().encode(message="line")  # type: ignore[call-arg]  # says: "message" | positional
+LinesCodec().encode(b"line")  # type: ignore[arg-type]  # says: "encode", "str" | "str"
+LinesCodec().decode("line")  # type: ignore[arg-type]  # says: "decode" | "data"
+LinesCodec().decode(data=b"line")  # type: ignore[call-arg]  # says: "data" | positional
+LengthDelimitedCodec().encode("text")  # type: ignore[arg-type]  # says: "encode", "bytes" | "bytes"
+LengthDelimitedCodec().encode(message=b"")  # type: ignore[call-arg]  # says: "message" | positional
+DelimitedCodec(b";").encode("text")  # type: ignore[arg-type]  # says: "encode", "bytes" | "bytes"
+DelimitedCodec(b";").encode(message=b"")  # type: ignore[call-arg]  # says: "message" | positional
+BytesCodec().encode("text")  # type: ignore[arg-type]  # says: "encode", "bytes" | "bytes"
+BytesCodec().encode(message=b"")  # type: ignore[call-arg]  # says: "message" | positional
+BytesCodec().decode("text")  # type: ignore[arg-type]  # says: "decode" | "data"
+BytesCodec().decode(data=b"")  # type: ignore[call-arg]  # says: "data" | positional
+
+
+def names_that_are_the_codecs(decoder: Decoder[str], encoder: Encoder[str]) -> None:
+    decoder.decode(data=b"")  # type: ignore[call-arg]  # says: "data" | positional
+    encoder.encode(message="")  # type: ignore[call-arg]  # says: "message" | positional
+
+
 LengthDelimitedCodec(byteorder="middle")  # type: ignore[arg-type]  # says: "byteorder"
 LengthDelimitedCodec(4)  # type: ignore[call-arg]  # says: positional
 check_codec(LinesCodec, [b"bytes"])  # type: ignore[arg-type]  # says: check_codec, Codec[bytes] | "str"
@@ -238,6 +415,18 @@ async def wrong_uses_of_a_node(node: Node, stream: ByteStream) -> None:
     await node.adopt(stream, ("memory", 0))  # type: ignore[call-arg]  # says: "side"
     await node.adopt(stream, ("memory", 0), "initiator")  # type: ignore[arg-type]  # says: "adopt" | "side"
     await node.disconnect(("127.0.0.1", 80), True)  # type: ignore[call-arg]  # says: positional
+    await node.disconnect("127.0.0.1")  # type: ignore[arg-type]  # says: "disconnect" | "peer"
+    await node.disconnect(("127.0.0.1", 80), abort="now")  # type: ignore[arg-type]  # says: "abort"
+    await node.adopt("stream", ("memory", 0), Side.INITIATOR)  # type: ignore[arg-type]  # says: "adopt" | "stream"
+    await node.adopt(stream, "memory", Side.INITIATOR)  # type: ignore[arg-type]  # says: "adopt" | "addr"
+    node.start_soon(background, "one")  # type: ignore[arg-type]  # says: "start_soon" | "start_soon"
+    node.start_soon(print, "one")  # type: ignore[arg-type]  # says: "start_soon" | "func"
+    node.name = "ann"  # type: ignore[misc]  # says: "name"
+    node.stats = node.stats  # type: ignore[misc]  # says: "stats"
+    node.heuristics = node.heuristics  # type: ignore[misc]  # says: "heuristics"
+    node.connections = node.connections  # type: ignore[misc]  # says: "connections"
+    node.connecting = node.connecting  # type: ignore[misc]  # says: "connecting"
+    node.listening_addr = ("127.0.0.1", 80)  # type: ignore[misc]  # says: "listening_addr"
     node.config = Config()  # type: ignore[misc]  # says: "config"
     node.config.max_connections = 5  # type: ignore[misc]  # says: "max_connections"
     node.connections["127.0.0.1", 80] = await node.connect(("127.0.0.1", 80))  # type: ignore[index]  # says: assignment | __setitem__
@@ -251,13 +440,91 @@ def wrong_settings() -> None:
     Config("name")  # type: ignore[call-arg]  # says: positional
     Config(listener_addr="127.0.0.1:80")  # type: ignore[arg-type]  # says: "listener_addr"
     Node("name")  # type: ignore[arg-type]  # says: "Node" | "config"
+    Node(Config(), None)  # type: ignore[call-arg]  # says: "Node" | positional
     Node(transport=Ping(1))  # type: ignore[arg-type]  # says: "transport"
     grid(3)  # type: ignore[call-arg]  # says: "height"
 
 
 def wrong_uses_of_a_connection(connection: Connection) -> None:
     connection.addr = ("127.0.0.1", 80)  # type: ignore[misc]  # says: "addr"
+    connection.side = Side.INITIATOR  # type: ignore[misc]  # says: "side"
+    connection.dialled = None  # type: ignore[misc]  # says: "dialled"
+    connection.stats = connection.stats  # type: ignore[misc]  # says: "stats"
+    connection.start_soon(print, "one")  # type: ignore[arg-type]  # says: "start_soon" | "func"
     connection.start_soon(background, "one")  # type: ignore[arg-type]  # says: "start_soon"
 
 
 async def background(number: int) -> None: ...
+
+
+# Transports
+
+
+async def wrong_uses_of_a_transport(transport: Transport, name: str, addr: Address) -> None:
+    await transport.resolve(name)  # type: ignore[arg-type]  # says: "resolve" | "resolve"
+    await transport.dial(name)  # type: ignore[arg-type]  # says: "dial" | "dial"
+    await transport.listen(name, backlog=1, reuse_port=True)  # type: ignore[arg-type]  # says: "listen" | "listen"
+    await transport.listen(addr, backlog="1", reuse_port=True)  # type: ignore[arg-type]  # says: "backlog"
+    await transport.listen(addr, backlog=1, reuse_port="no")  # type: ignore[arg-type]  # says: "reuse_port"
+    await transport.listen(addr, 1, True)  # type: ignore[call-arg]  # says: "listen" | positional
+    await transport.resolve(addr=addr)  # type: ignore[call-arg]  # says: "addr" | positional
+    await transport.dial(addr=addr)  # type: ignore[call-arg]  # says: "addr" | positional
+    await transport.listen(addr=addr, backlog=1, reuse_port=True)  # type: ignore[call-arg]  # says: "addr" | positional
+
+
+async def wrong_uses_of_tcp(transport: TCPTransport, name: str, addr: Address) -> None:
+    await transport.resolve(name)  # type: ignore[arg-type]  # says: "resolve" | "resolve"
+    await transport.dial(name)  # type: ignore[arg-type]  # says: "dial" | "dial"
+    await transport.listen(name, backlog=1, reuse_port=True)  # type: ignore[arg-type]  # says: "listen" | "listen"
+    await transport.listen(addr, backlog="1", reuse_port=True)  # type: ignore[arg-type]  # says: "backlog"
+    await transport.listen(addr, backlog=1, reuse_port="no")  # type: ignore[arg-type]  # says: "reuse_port"
+    await transport.listen(addr, 1, True)  # type: ignore[call-arg]  # says: "listen" | positional
+    await transport.resolve(addr=addr)  # type: ignore[call-arg]  # says: "addr" | positional
+    await transport.dial(addr=addr)  # type: ignore[call-arg]  # says: "addr" | positional
+    await transport.listen(addr=addr, backlog=1, reuse_port=True)  # type: ignore[call-arg]  # says: "addr" | positional
+    TCPTransport.wrap(name)  # type: ignore[arg-type]  # says: "wrap" | "wrap"
+
+
+class DialsNames:
+    async def resolve(self, addr: Address) -> list[str]:
+        return [addr[0]]
+
+    async def listen(self, addr: Address, *, backlog: int, reuse_port: bool) -> Listener:
+        raise OSError
+
+    async def dial(self, addr: Address) -> ByteStream:
+        raise OSError
+
+
+Node(transport=DialsNames())  # type: ignore[arg-type]  # says: resolve
+
+
+# Helpers
+
+
+async def wrong_uses_of_topologies(nodes: list[Node]) -> None:
+    line("3")  # type: ignore[arg-type]  # says: "line"
+    ring("3")  # type: ignore[arg-type]  # says: "ring"
+    mesh("3")  # type: ignore[arg-type]  # says: "mesh"
+    star("3")  # type: ignore[arg-type]  # says: "star"
+    tree("3")  # type: ignore[arg-type]  # says: "tree"
+    grid("3", 3)  # type: ignore[arg-type]  # says: "grid"
+    grid(3, "3")  # type: ignore[arg-type]  # says: "grid"
+    random("3", 1, 1)  # type: ignore[arg-type]  # says: "random"
+    random(3, "1", 1)  # type: ignore[arg-type]  # says: "random"
+    random(3, 1, "seed")  # type: ignore[arg-type]  # says: "random"
+    await connect_nodes([Ping(1)], ring(1))  # type: ignore[list-item]  # says: "Node" | "nodes"
+    await connect_nodes(nodes, 3)  # type: ignore[arg-type]  # says: "connect_nodes"
+    await connect_nodes(nodes, [("0", 1)])  # type: ignore[list-item]  # says: "tuple[int, int]" | "edges"
+    await connect_nodes(nodes, [(0, "1")])  # type: ignore[list-item]  # says: "tuple[int, int]" | "edges"
+
+
+async def wrong_uses_of_tests(strategy: Strategy[bytes]) -> None:
+    check_codec(LinesCodec, ["line"], strategy=strategy)  # type: ignore[arg-type]  # says: "check_codec" | "strategy"
+    check_codec(LinesCodec, ["line"], None)  # type: ignore[call-arg]  # says: "check_codec" | positional
+    check_codec(LinesCodec, ["line"], max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
+    check_codec(LinesCodec, ["line"], bytes_like="yes")  # type: ignore[arg-type]  # says: "bytes_like"
+    check_codec(LinesCodec, ["line"], derive="no")  # type: ignore[arg-type]  # says: "derive"
+    check_codec(LinesCodec, ["line"], join=b"".join)  # type: ignore[arg-type]  # says: "join"
+    await wait_until(True)  # type: ignore[arg-type]  # says: "wait_until"
+    await wait_until(list, "1")  # type: ignore[arg-type]  # says: "wait_until"
