@@ -24,7 +24,10 @@ def check(*command: str | Path, where: Path) -> subprocess.CompletedProcess[str]
 
 
 def mypy(where: Path, *files: str) -> str:
-    done = check("mypy", "--strict", "--config-file=", "--warn-unused-ignores", "--no-pretty", *files, where=where)
+    cache = f"--cache-dir={where.parent / 'mypy'}"  # one for all the tests
+    done = check(
+        "mypy", "--strict", "--config-file=", "--warn-unused-ignores", "--no-pretty", cache, *files, where=where
+    )
     assert done.stderr == ""
     return done.stdout
 
