@@ -168,10 +168,10 @@ class Link(Connection):
         """
         if self.origin is not None:
             if self.draining and origin is self.origin and self.cause is None:
-                self.cause = cause
+                self.cause = _bare(cause)
             return False
         self.origin = origin
-        self.cause = cause if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING) else None
+        self.cause = _bare(cause) if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING) else None
         self.broken = broken
         self.draining = draining
         if self.reader is not None:
@@ -204,8 +204,9 @@ class Link(Connection):
             self.reading.deadline = min(self.deadline, current_time() + grace)
 
     def remove(self) -> None:
-        """Wake those who wait for its end."""
+        """Wake those who wait for its end, and let go of all that refers to it, so that it needs no cycle collector."""
         self.gone = True
+        self.reader = self.writer = self.tasks = self.context = self.reading = self.hook = self.goodbye = None
         if self.ended is not None:
             self.ended.set()
 
@@ -219,3 +220,8 @@ class Link(Connection):
     def __repr__(self) -> str:
         state = "established" if self.origin is None else f"ended by {self.origin.name}"
         return f"<Connection {self.side.value} {self.addr[0]}:{self.addr[1]}, {state}>"
+
+
+def _bare(error: Exception | None) -> Exception | None:
+    """Without its traceback, whose frames would keep what was being decoded for as long as the connection is."""
+    return None if error is None else error.with_traceback(None)

@@ -770,19 +770,24 @@ class Node(anyio.AsyncContextManagerMixin):
         timeout = self._idle_timeout
         assert timeout is not None
         while True:
-            now = monotonic()
-            earliest = now + timeout
-            for link in list(self._admission.established.values()):
-                if link.reader is None or link.origin is not None:
-                    continue
-                due = link.reader.quiet_since + timeout
-                if due <= now:
-                    self.heuristics.idle_timeouts += 1
-                    self._report.info("a peer was silent for too long", link.addr)
-                    error = TimeoutError(f"no complete message from {link.addr} for {timeout} s")
-                    link.end(DisconnectOrigin.READING, error, broken=True)
-                earliest = min(earliest, due)
-            await anyio.sleep(max(earliest - monotonic(), timeout / 64))
+            due = self._end_idle(timeout)
+            await anyio.sleep(max(due - monotonic(), timeout / 64))
+
+    def _end_idle(self, timeout: float) -> float:
+        """End those that are due; returns when the next one will be."""
+        now = monotonic()
+        earliest = now + timeout
+        for link in list(self._admission.established.values()):
+            if link.reader is None or link.origin is not None:
+                continue
+            due = link.reader.quiet_since + timeout
+            if due <= now:
+                self.heuristics.idle_timeouts += 1
+                self._report.info("a peer was silent for too long", link.addr)
+                error = TimeoutError(f"no complete message from {link.addr} for {timeout} s")
+                link.end(DisconnectOrigin.READING, error, broken=True)
+            earliest = min(earliest, due)
+        return earliest
 
     async def disconnect(self, peer: Peer, *, abort: bool = False) -> bool:
         """Disconnect a peer; says whether this was what ended the connection.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from anyio import CancelScope, EndOfStream, Event, create_task_group, sleep_forever
+from anyio import CancelScope, EndOfStream, Event, create_task_group
 from anyio.lowlevel import checkpoint
 
 from .._report import says_gone
@@ -132,7 +132,7 @@ class Reader(Generic[M]):
                 self._drained = True
                 self._readers.cancel_scope.cancel()
             if self._readers.cancel_scope.cancel_called:
-                await sleep_forever()
+                await Event().wait()  # until it is cancelled
             if self._lent:
                 self._standby = standby = Event()
                 if self._turn is not None:
@@ -160,7 +160,7 @@ class Reader(Generic[M]):
                 self._decoder_failed(error)
             link.end(DisconnectOrigin.READING, error, broken=True)
             self._readers.cancel_scope.cancel()
-            await sleep_forever()
+            await Event().wait()  # until it is cancelled
             raise
         if not data:
             self.drain()
@@ -316,7 +316,7 @@ class Discarder:
             with self._scope:
                 while self.taken < self._limit:
                     self.taken += len(await self._stream.receive(TAKE_MAX))
-                await sleep_forever()
+                await Event().wait()  # until it is cancelled
         except EndOfStream:
             pass
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: it is lost
