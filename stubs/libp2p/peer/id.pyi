@@ -1,6 +1,7 @@
 from libp2p.crypto.keys import PublicKey
 
 class ID:
+    def __init__(self, peer_id_bytes: bytes) -> None: ...
     @classmethod
     def from_pubkey(cls, key: PublicKey) -> ID: ...
     @classmethod
