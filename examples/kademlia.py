@@ -1,11 +1,11 @@
 """A distributed hash table: thirty nodes find each other, and what any of them has stored, by Kademlia.
 
 Shows iterative lookups over `Rpc` of `rpc.py`, a handshake that exchanges ids and listening ports, k-buckets whose
-silent members make room for new ones, and values that outlive the nodes they were stored at, by being republished.
-After "Kademlia: A Peer-to-peer Information System Based on the XOR Metric" (Maymounkov and Mazières, 2002), to whose
-sections the comments refer. Run `python examples/kademlia.py`. You will see the nodes join through the first of them,
-texts stored at some nodes and found from others in a few rounds of questions, and found still after the better part
-of the nodes has been replaced.
+silent members make room for new ones, and values that outlive the nodes they were stored at, since they are handed
+over and republished. After "Kademlia: A Peer-to-peer Information System Based on the XOR Metric" (Maymounkov
+and Mazières, 2002), to whose sections the comments refer. Run `python examples/kademlia.py`. You will see the nodes
+join through the first of them, texts stored at some nodes and found from others in a few rounds of questions, and
+found still when half of the nodes have been replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pea2pea import Address, Config, Connection, Node, NodeError
 from rpc import JSON, CallError, Rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from anyio.abc import ByteStream
 
@@ -138,13 +138,13 @@ class Peer:
         """The value, if it is to be found, and how many rounds of questions it took."""
         if key in self.values:
             return self.values[key], 0
-        lookup = Lookup(key, self.buckets.closest(key), but=self.id)
+        lookup = Lookup(key, self.buckets, but=self.id)
         await self._run(lookup, "get")
         return lookup.value, lookup.rounds
 
     async def find(self, key: int) -> list[Contact]:
         """The nodes that are closest to the key."""
-        lookup = Lookup(key, self.buckets.closest(key), but=self.id)
+        lookup = Lookup(key, self.buckets, but=self.id)
         await self._run(lookup, "find")
         return lookup.closest()
 
@@ -186,10 +186,20 @@ class Peer:
         return connection
 
     def _see(self, contact: Contact) -> None:
+        is_new = contact not in self.buckets
         oldest = self.buckets.see(contact)
-        if oldest is not None and oldest.id not in self._doubted:
+        if oldest is None:
+            if is_new:
+                self.node.start_soon(self._hand_over, contact)
+        elif oldest.id not in self._doubted:
             self._doubted.add(oldest.id)
             self.node.start_soon(self._check, oldest, contact)
+
+    async def _hand_over(self, newcomer: Contact) -> None:
+        """Store with a new contact what belongs there, or lookups would end there in vain (section 2.5)."""
+        for key, value in list(self.values.items()):
+            if newcomer in self.buckets.closest(key):
+                await self._ask(newcomer, "store", value)
 
     async def _check(self, oldest: Contact, newcomer: Contact) -> None:
         """Old contacts are kept as long as they live (section 2.2): who has been there for long, will be."""
@@ -237,7 +247,7 @@ class Peer:
 class Lookup:
     """An iterative lookup (section 2.3): ask the closest nodes known for closer ones, until there are none."""
 
-    def __init__(self, key: int, contacts: list[Contact], but: int) -> None:
+    def __init__(self, key: int, contacts: Iterable[Contact], but: int) -> None:
         self.key = key
         self.value: str | None = None
         self.rounds = 0
@@ -305,7 +315,7 @@ async def main(count: int) -> None:
         print(f"{len(keys)} texts are stored, {copies:.0f} times each")
         await find_all(keys)
 
-        for _ in range(4):
+        for _ in range(3):
             await replace(peers[: count // 6])
             print(f"the {count // 6} oldest nodes have been replaced by new ones")
             await find_all(keys)
