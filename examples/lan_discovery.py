@@ -80,8 +80,7 @@ class Neighbour:
         if name in self.peers:
             raise AlreadyConnectedError(f"{name} is connected already")
         self.peers[name] = connection
-        if self.name < name:
-            print(f"{self.name} and {name} have found each other")
+        print(f"{self.name} has found {name}", flush=True)
         return buffered
 
     async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
