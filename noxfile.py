@@ -15,7 +15,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "interop"]
+nox.options.sessions = ["lint", "types", "tests", "examples", "interop"]
 
 
 def install(session: nox.Session, *groups: str, pins: tuple[str, ...] = ()) -> None:
@@ -134,6 +134,13 @@ def stress(session: nox.Session) -> None:
     """Run the tests that take minutes."""
     install(session, "test")
     session.run("python", "-m", "pytest", "-m", "stress", "--timeout=600", *session.posargs)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example through its command line, and look at what it prints."""
+    install(session, "test", "examples")
+    session.run("python", "-m", "pytest", "tests/examples", *session.posargs)
 
 
 @nox.session
