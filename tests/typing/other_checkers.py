@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,7 +44,8 @@ def differences(folder: Path, checker: str) -> list[str]:
         *(f"{checker} refuses `{accepted.splitlines()[number - 1].strip()}`" for number in sorted(false)),
         *(f"{checker} accepts `{MISTAKE.sub('', refused.splitlines()[number - 1]).strip()}`"
           for number in sorted(mistakes - set(noticed))),
-        *(f"{checker} refuses `{refused.splitlines()[number - 1].strip()}`" for number in sorted(set(noticed) - mistakes)),
+        *(f"{checker} refuses `{refused.splitlines()[number - 1].strip()}`"
+          for number in sorted(set(noticed) - mistakes)),
     ]  # fmt: skip
 
 
