@@ -34,8 +34,18 @@ def test_an_example_is_short_and_says_what_it_is(name: str) -> None:
     program = (EXAMPLES / name).read_text()
     assert len(program.splitlines()) <= (500 if name in ("kademlia.py", "libp2p.py") else 300)
     docstring = " ".join(program.split('"""')[1].split())
-    assert f"`python examples/{name}" in docstring
+    assert f"`python examples/{name}" in docstring.replace("-m pytest ", "")
     assert " see" in docstring  # what you will see
+
+
+def test_hello_both_nodes_introduce_themselves_and_notice_the_end(example: Example) -> None:
+    lines = example("hello.py")
+    assert sorted(lines[:2]) == [
+        "Alice: initiator of a connection with Bob",
+        "Bob: responder of a connection with Alice",
+    ]
+    assert lines[2:4] == ["Bob: Alice says 'hello, Bob'", "Alice: Bob says 'HELLO, BOB'"]
+    assert sorted(lines[4:]) == ["Alice: Bob is gone (USER)", "Bob: Alice is gone (READING)"]
 
 
 def test_json_an_auction_ends_with_the_highest_bidder_and_a_liar_is_refused(example: Example) -> None:
