@@ -274,13 +274,13 @@ async def test_a_peer_that_drips_is_disconnected() -> None:
 
 
 async def test_a_peer_that_sends_messages_is_not_disconnected() -> None:
-    user = Reader(idle_timeout=0.5)
+    user = Reader(idle_timeout=1.0)
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
-            for _ in range(20):
+            for _ in range(24):
                 await peer.send(frame(b"hello"))
                 await sleep(0.05)
-            assert len(user.received) == 20
+            assert len(user.received) == 24
             assert node.heuristics.idle_timeouts == 0
 
 

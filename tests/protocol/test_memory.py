@@ -1,0 +1,186 @@
+"""What one peer can make a node keep in memory, whatever it sends, and whatever it does not read."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import tracemalloc
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from anyio import create_task_group, current_time, move_on_after, sleep_forever, wait_writable
+from anyio.abc import ByteStream, SocketAttribute
+
+from pea2pea import Address, Config, Connection, QueueFullError, Side, TCPTransport
+from pea2pea.codecs import LengthDelimitedCodec
+
+from ..helpers import RawPeer, User, frame, turns, wait_until
+from .stuck import stuck_peer
+from .tls import wrap
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+MIB = 1024 * 1024
+POURED = 64 * MIB
+MOST = 16 * MIB
+BUFFER = 256 * 1024
+PATIENCE = 0.5  # seconds without progress after which a peer is taken to be stopped
+
+TINY = frame(b"") * 16_384
+LARGE = frame(bytes(MIB))
+
+
+class Bounded(User):
+    """A user whose sockets have buffers of a known size."""
+
+    def __init__(self, *enable: str) -> None:
+        super().__init__(Config(grace_period=0.1), enable={*enable, "handshake"})
+        self.shake_hands = self.set_buffers
+
+    async def set_buffers(self, connection: Connection, stream: ByteStream) -> ByteStream:
+        sock = stream.extra(SocketAttribute.raw_socket)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        return stream
+
+
+async def wait_for_ever(source: Address, message: bytes) -> None:
+    await sleep_forever()
+
+
+@asynccontextmanager
+async def a_peer(user: User) -> AsyncGenerator[RawPeer]:
+    """Enter the user's node, and dial it."""
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening(), receive_buffer=BUFFER) as peer:
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            await wait_until(lambda: node.connections)
+            yield peer
+
+
+async def pour(peer: RawPeer, block: bytes) -> int:
+    """Send the block again and again, until it is 64 MiB, or the peer is stopped; says how much has gone."""
+    gone = 0
+    while gone < POURED:
+        try:
+            gone += peer.sock.send(block[gone % len(block) :])
+        except BlockingIOError:
+            with move_on_after(PATIENCE) as scope:
+                await wait_writable(peer.sock)
+            if scope.cancelled_caught:
+                break
+    return gone
+
+
+@contextmanager
+def growth_below(most: int) -> Iterator[None]:
+    """What Python has allocated must not grow by more, at any time."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < most, f"{peak} bytes at the peak"
+
+
+@pytest.mark.parametrize("block", [TINY, LARGE], ids=["tiny", "large"])
+@pytest.mark.parametrize("reading", [False, True])
+async def test_a_peer_that_nobody_reads_from_is_stopped(block: bytes, reading: bool) -> None:
+    user = Bounded("reading") if reading else Bounded()
+    user.handle = wait_for_ever
+    async with a_peer(user) as peer:
+        with growth_below(4 * MIB):
+            assert await pour(peer, block) < MOST
+        assert len(user.received) <= reading
+
+
+async def test_a_peer_that_nobody_reads_from_is_stopped_over_tls() -> None:
+    user = Bounded("reading")
+    user.handle = wait_for_ever
+
+    async def secure(connection: Connection, stream: ByteStream) -> ByteStream:
+        return await wrap(await user.set_buffers(connection, stream), Side.RESPONDER)
+
+    user.shake_hands = secure
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as raw:
+            raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            stream = await wrap(TCPTransport.wrap(raw.sock), Side.INITIATOR)
+            gone = 0
+            with growth_below(4 * MIB), move_on_after(PATIENCE) as scope:
+                while gone < POURED:
+                    await stream.send(TINY)
+                    gone += len(TINY)
+                    scope.deadline = current_time() + PATIENCE
+            assert gone < MOST
+
+
+async def test_a_frame_that_never_ends_is_kept_up_to_the_codecs_limit_at_the_most() -> None:
+    user = Bounded("reading", "on_disconnect")
+    user.codec = lambda: LengthDelimitedCodec(max_length=2 * MIB)
+    async with a_peer(user) as peer:
+        with growth_below(2 * 2 * MIB + MIB):
+            await peer.send((2 * MIB).to_bytes(4, "big") + bytes(2 * MIB - 1))
+            await wait_until(lambda: user.only.stats.bytes_received == 2 * MIB + 3)
+            await peer.send(b"\0")
+            await wait_until(lambda: user.received)
+            user.received.clear()
+            await peer.send((2 * MIB + 1).to_bytes(4, "big"))
+            await wait_until(lambda: user.ended)
+
+
+async def test_messages_beyond_the_limit_do_not_pile_up() -> None:
+    user = Bounded()
+    user.node.enable_reading(user, drop_beyond=100)
+    user.handle = wait_for_ever
+    count = 0
+    async with a_peer(user) as peer:
+        with growth_below(2 * MIB):
+            while count < 150_000:
+                await peer.send(TINY)
+                count += len(TINY) // 4
+            await wait_until(lambda: user.only.stats.bytes_received == 4 * count, timeout=30)
+            await wait_until(lambda: user.node.heuristics.dropped_messages >= count - 100 - 1, timeout=30)
+            assert user.node.heuristics.dropped_messages == count - 100 - 1
+
+
+async def test_what_a_flood_of_handlers_sends_to_a_peer_that_does_not_read_is_bounded() -> None:
+    user = Bounded("reading", "writing")
+
+    async def answer_twice(source: Address, message: bytes) -> None:
+        await user.outbox.send(source, bytes(1000))
+        await user.outbox.send(source, bytes(1000))
+
+    user.handle = answer_twice
+    async with a_peer(user) as peer:
+        with growth_below(8 * MIB):
+            assert await pour(peer, TINY) < MOST
+            assert user.outbox.pending(user.only) <= 1024
+
+
+@pytest.mark.parametrize("over", ["socket", "memory"])
+async def test_an_outgoing_queue_of_tiny_frames_is_bounded_by_their_number(over: str) -> None:
+    user = User(enable={"on_disconnect"})
+    user.outbox = user.node.enable_writing(user, queue_bytes=1 << 30)
+    async with stuck_peer(user, over) as peer:
+        with growth_below(MIB), suppress(QueueFullError):
+            for _ in range(1_000_000):
+                user.outbox.send_nowait(peer.connection, b"")
+        assert user.outbox.pending(peer.connection) == 1024
+
+
+@pytest.mark.parametrize("over", ["socket", "memory"])
+async def test_those_who_wait_for_room_have_encoded_nothing(over: str) -> None:
+    user = User(enable={"on_disconnect"})
+    user.outbox = user.node.enable_writing(user)
+    message = bytes(MIB)
+    async with stuck_peer(user, over) as peer, create_task_group() as group:
+        with growth_below(MIB):
+            for _ in range(100):
+                group.start_soon(user.outbox.send, peer.connection, message)
+            await turns()
+        group.cancel_scope.cancel()
