@@ -231,13 +231,16 @@ class Node(anyio.AsyncContextManagerMixin):
                 self._begin_to_close()
                 try:
                     with anyio.CancelScope(shield=True):
-                        await self._closed.wait()
+                        if ready.is_set():  # else asyncio has cancelled us, and perhaps `_manage` before it began
+                            await self._closed.wait()
                 except BaseException:
                     self._abandon()
                     raise
         except BaseException:
             if body_error is None and self._fatal is None:
                 raise
+        finally:
+            self._closed.set()
         if self._fatal is not None:
             raise self._fatal
         if body_error is not None:
@@ -258,7 +261,13 @@ class Node(anyio.AsyncContextManagerMixin):
             self._begin_to_close()
             for link in list(self._admission.established.values()):
                 link.abort()
-            self._closed.set()
+            try:
+                with anyio.CancelScope(shield=True):  # what is left if asyncio has cancelled tasks before they began
+                    await self.stop_listening()
+                    for setup in list(self._setups):
+                        await self._run(setup)
+            finally:
+                self._closed.set()
 
     @property
     def _is_closed(self) -> bool:
