@@ -1,0 +1,354 @@
+"""asyncio's own `Task.cancel`, which knows no shields: once and twice, at many moments, it leaves nothing open.
+
+The one file that is about one backend: no other has such a thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from pea2pea import Config, DisconnectOrigin, Node
+from tests.conftest import LOOPS, open_sockets
+
+from ..helpers import RawListener, User, connect, two_nodes, wait_until
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
+    from pea2pea import Address, Connection
+
+MOMENTS = 80  # turns of the event loop: the life below takes 71
+
+
+@pytest.fixture(params=["asyncio", *(["uvloop"] if "uvloop" in LOOPS else [])])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return LOOPS[request.param]
+
+
+def a_user(grace_period: float = 5.0) -> User:
+    user = User(
+        Config(grace_period=grace_period), enable={"handshake", "reading", "writing", "on_connect", "on_disconnect"}
+    )
+
+    async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
+        await stream.send(b"?")
+        await stream.receive(1)
+        return stream
+
+    async def part(*_: object) -> None:
+        await turns(3)
+
+    user.shake_hands = shake_hands
+    user.part = part
+    return user
+
+
+async def life(user: User, peer: Address) -> None:
+    """All that a node does."""
+    async with user.node as node:
+        await node.start_listening()
+        connection = await node.connect(peer)
+        await user.outbox.deliver(connection, b"hello")
+        await node.disconnect(connection)
+        connection = await node.connect(peer)
+        await user.outbox.send(connection, b"hello again")
+        await node.stop_listening()
+        await node.start_listening()
+
+
+async def ended(task: asyncio.Task[None]) -> str:
+    with suppress(asyncio.CancelledError):
+        await task
+        return "done"
+    return "cancelled"
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def nothing_is_left(user: User, before: set[asyncio.Task[Any]]) -> None:
+    assert not user.node.connections
+    assert not user.node.connecting
+    assert user.node.listening_addr is None
+    left = asyncio.all_tasks() - before
+    assert not [task for task in left if "pea2pea" in task.get_name() and task.get_name().split()[-1] == user.node.name]
+
+
+@pytest.mark.parametrize("again_after", [None, 0, 1, 2, 5, 13])
+async def test_a_cancelled_block_leaves_nothing_open(again_after: int | None) -> None:
+    peer = a_user()
+    outcomes = set()
+    async with peer.node:
+        addr = await peer.node.start_listening()
+        await turns(5)
+        before, sockets = asyncio.all_tasks(), open_sockets()
+        for moment in range(MOMENTS):
+            user = a_user()
+            task = asyncio.create_task(life(user, addr))
+            await turns(moment)
+            task.cancel()
+            if again_after is not None:
+                await turns(again_after)
+                task.cancel()
+            outcomes.add(await ended(task))
+            nothing_is_left(user, before)
+            await wait_until(lambda: not peer.node.connections and not peer.node.connecting)
+            assert open_sockets() == sockets
+    assert "cancelled" in outcomes
+
+
+async def test_one_cancellation_is_an_orderly_end() -> None:
+    user, peer = User(), User()
+    async with peer.node:
+        addr = await peer.node.start_listening()
+
+        async def run() -> None:
+            async with user.node as node:
+                connection = await node.connect(addr)
+                for number in range(1000):
+                    user.outbox.send_nowait(connection, b"%d" % number)
+                sent.set()
+                await asyncio.sleep(3600)
+
+        sent = asyncio.Event()
+        task = asyncio.create_task(run())
+        await sent.wait()
+        task.cancel()
+        assert await ended(task) == "cancelled"
+        assert user.origins == [DisconnectOrigin.SHUTDOWN]
+        await wait_until(lambda: peer.ended)
+    assert peer.received == [b"%d" % number for number in range(1000)]
+
+
+async def test_a_second_cancellation_gives_up_the_grace() -> None:
+    user = User(Config(grace_period=3600), enable={"writing"})
+    user.node.enable_on_disconnect(user, timeout=3600)
+    sockets = open_sockets()
+
+    async def part(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    user.part = part
+    with RawListener.open() as listener:
+
+        async def run() -> None:
+            async with user.node as node:
+                await node.connect(listener.addr)
+                await node.start_listening()
+                await asyncio.sleep(3600)
+
+        task = asyncio.create_task(run())
+        await wait_until(lambda: user.node.listening_addr)
+        task.cancel()
+        await wait_until(lambda: user.ended)
+        task.cancel()
+        assert await ended(task) == "cancelled"
+        assert not user.node.connections
+        listener.sock.close()
+        assert open_sockets() <= sockets
+
+
+async def test_a_second_cancellation_gives_up_a_flush() -> None:
+    user = User(Config(grace_period=3600))
+    with RawListener.open(receive_buffer=4096) as listener:
+
+        async def run() -> None:
+            async with user.node as node:
+                user.outbox.send_nowait(await node.connect(listener.addr), bytes(8_000_000))
+                sent.set()
+                await asyncio.sleep(3600)
+
+        sent = asyncio.Event()
+        task = asyncio.create_task(run())
+        await sent.wait()
+        task.cancel()
+        await wait_until(lambda: user.ended)
+        await turns(5)
+        assert not task.done()
+        task.cancel()
+        assert await ended(task) == "cancelled"
+        assert not user.node.connections
+
+
+async def test_the_bodys_exception_is_not_lost_to_a_cancellation_of_the_end() -> None:
+    """As in a `finally` of one's own, what comes last comes out; nothing stays open either way."""
+    user, peer = a_user(), a_user()
+    async with peer.node:
+        addr = await peer.node.start_listening()
+        for moment in range(20):
+            user = a_user()
+
+            async def run(user: User = user) -> None:
+                async with user.node as node:
+                    await node.connect(addr)
+                    raise ZeroDivisionError("the body's own")
+
+            task = asyncio.create_task(run())
+            await wait_until(lambda user=user: user.ended or user.node.connections)  # type: ignore[misc]  # mypy #4226
+            await turns(moment)
+            task.cancel()
+            with pytest.raises((ZeroDivisionError, asyncio.CancelledError)):
+                await task
+            assert not user.node.connections
+            await wait_until(lambda: not peer.node.connections)
+
+
+async def calls(user: User, peer: Address, what: str) -> None:
+    """What a task that shares the node with others may be doing."""
+    node = user.node
+    if what == "connect":
+        await node.connect(peer)
+    elif what == "connect and disconnect":
+        await node.disconnect(await node.connect(peer))
+    elif what == "connect and deliver":
+        await user.outbox.deliver(await node.connect(peer), bytes(100_000))
+    elif what == "connect and send":
+        connection = await node.connect(peer)
+        for _ in range(100):
+            await user.outbox.send(connection, bytes(100_000))
+    elif what == "listen":
+        await node.start_listening()
+        await node.stop_listening()
+
+
+@pytest.mark.parametrize("again_after", [None, 0, 1, 4])
+@pytest.mark.parametrize(
+    ("what", "moments"),
+    [
+        ("connect", 12),
+        ("connect and disconnect", 35),
+        ("connect and deliver", 12),
+        ("connect and send", 40),
+        ("listen", 5),
+    ],
+)
+async def test_a_cancelled_call_leaves_the_node_as_it_was(what: str, moments: int, again_after: int | None) -> None:
+    user, peer = a_user(), a_user()
+    async with peer.node, user.node as node:
+        addr = await peer.node.start_listening()
+        await turns(5)
+        sockets = open_sockets()
+        for moment in range(moments):
+            task = asyncio.create_task(calls(user, addr, what))
+            await turns(moment)
+            task.cancel()
+            if again_after is not None:
+                await turns(again_after)
+                task.cancel()
+            await ended(task)
+            await node.disconnect(addr, abort=True)
+            await node.stop_listening()
+            await wait_until(lambda: not node.connecting and not node.connections)
+            await wait_until(lambda: not peer.node.connections and not peer.node.connecting)
+            assert open_sockets() == sockets
+        await node.connect(addr)
+
+
+async def test_a_cancelled_shut_down_goes_on() -> None:
+    for moment in range(20):
+        user, peer = a_user(), a_user()
+        async with two_nodes(user, peer):
+            task = asyncio.create_task(user.node.shut_down())
+            await turns(moment)
+            task.cancel()
+            await ended(task)
+            if moment:
+                await user.node.wait_closed()
+                assert not user.node.connections
+
+
+async def test_a_handler_that_cancels_its_own_task_ends_no_more_than_its_connection() -> None:
+    user, peer, other = User(), User(), User()
+
+    async def handle(*_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(3600)
+
+    user.handle = handle
+    async with user.node, peer.node, other.node:
+        ours, _ = await connect(peer, user)
+        others, _ = await connect(other, user)
+        peer.outbox.send_nowait(ours, b"cancel yourself")
+        await wait_until(lambda: peer.ended)
+        user.handle = User().handle
+        other.outbox.send_nowait(others, b"still there?")
+        await wait_until(lambda: user.received[-1] == b"still there?")
+        assert user.node.heuristics.hook_errors
+        assert user.origins == [DisconnectOrigin.READING]
+
+
+@pytest.mark.filterwarnings("ignore:.*was never awaited")  # tasks that are cancelled before they begin
+def test_a_program_that_just_ends_leaves_nothing_open(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    """`asyncio.run` cancels every task there still is when the main one is done: here, two nodes at all moments."""
+    sockets = open_sockets()
+
+    async def both(user: User, peer: User) -> None:
+        async with peer.node:
+            await life(user, await peer.node.start_listening())
+
+    async def main(user: User, peer: User, moment: int) -> None:
+        task = asyncio.create_task(both(user, peer))
+        await turns(moment)
+        assert not task.done() or not task.exception()
+
+    for moment in range(MOMENTS):
+        user, peer = a_user(), a_user()
+        anyio.run(main, user, peer, moment, backend=anyio_backend[0], backend_options=anyio_backend[1])
+        assert not user.node.connections
+        assert not peer.node.connections
+        assert open_sockets() == sockets, moment
+
+
+def test_no_anyio_run_is_needed() -> None:
+    """A node works in a program that knows asyncio alone."""
+    seen: list[int] = []
+
+    async def main() -> None:
+        user, peer = User(), User()
+        async with two_nodes(user, peer) as (ours, _):
+            await user.outbox.send(ours, b"hello")
+            await wait_until(lambda: peer.received == [b"hello"])
+            seen.append(len(peer.received))
+
+    asyncio.run(main())
+    assert seen == [1]
+
+
+async def test_an_asyncio_timeout_around_the_block_is_an_orderly_end() -> None:
+    user, peer = User(), User()
+    async with peer.node:
+        addr = await peer.node.start_listening()
+
+        async def run() -> None:
+            async with user.node as node:
+                await node.connect(addr)
+                await asyncio.sleep(3600)
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(run(), 0.05)
+        assert user.origins == [DisconnectOrigin.SHUTDOWN]
+        assert not user.node.connections
+
+
+async def test_a_node_never_swallows_a_cancellation() -> None:
+    """Whenever the body's task is cancelled, it ends cancelled."""
+    for moment in range(30):
+
+        async def run() -> None:
+            async with Node() as node:
+                await node.start_listening()
+                await asyncio.sleep(3600)
+
+        task = asyncio.create_task(run())
+        await turns(moment)
+        task.cancel()
+        assert await ended(task) == "cancelled"
