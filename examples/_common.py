@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ def run(options: argparse.Namespace, main: Callable[[Unpack[Ts]], Awaitable[obje
     backend, backend_options = event_loop(options)
     try:
         anyio.run(main, *args, backend=backend, backend_options=backend_options)
+    except asyncio.CancelledError:  # so AnyIO tells of Ctrl-C on asyncio before Python 3.11
+        sys.exit(130)
     except BaseException as error:
         if not _is_interrupt(error):
             raise
