@@ -28,17 +28,17 @@ class StuckPeer:
     """It is at the other end of a socket or of a stream in memory: what goes through a node takes different ways."""
 
     def __init__(
-        self, connection: Connection, receive: Callable[[], Awaitable[bytes]], leave: Callable[[], Awaitable[None]]
+        self, connection: Connection, receive: Callable[[int], Awaitable[bytes]], leave: Callable[[], Awaitable[None]]
     ) -> None:
         self.connection = connection
-        self._receive = receive
+        self.receive = receive
         self._leave = leave
         self._data = bytearray()
 
     async def read(self) -> bytes:
         """The next message; `EndOfStream` if there is none."""
         while (size := int.from_bytes(self._data[:4], "big")) + 4 > len(self._data) or len(self._data) < 4:
-            data = await self._receive()
+            data = await self.receive(65_536)
             if not data:
                 raise EndOfStream
             self._data += data
@@ -81,9 +81,9 @@ async def stuck_peer(user: User, over: str) -> AsyncGenerator[StuckPeer]:
             ours, theirs = memory_pair(SMALL_BUFFER)
             connection = await node.adopt(ours, ("memory", 1), Side.RESPONDER)
 
-            async def receive() -> bytes:
+            async def receive(max_bytes: int) -> bytes:
                 try:
-                    return await theirs.receive()
+                    return await theirs.receive(max_bytes)
                 except EndOfStream:
                     return b""
 
