@@ -84,6 +84,6 @@ class DeliveryError(_AboutPeerError):
 class FrameError(ValueError):
     """The bytes a peer sent are no valid frame.
 
-    Raised by decoders, and by streams that have frames of their own (encryption). It ends that peer's connection, and is
-    counted in `Heuristics.decode_errors`.
+    Raised by decoders, and by streams that have frames of their own (encryption). It ends that peer's connection, and
+    is counted in `Heuristics.decode_errors`.
     """
