@@ -1,4 +1,4 @@
-"""The README keeps its word: every Python snippet in it runs."""
+"""The documents keep their word: the README's Python snippets run, and what INVARIANTS.md refers to is there."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def test_the_files_it_links_to_exist() -> None:
     targets = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert targets
     assert [link for link in targets if not (ROOT / link).exists()] == []
+
+
+def test_every_invariant_names_what_enforces_it_and_tests_that_exist() -> None:
+    invariants = (ROOT / "INVARIANTS.md").read_text().partition("## Non-invariants")[0]
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    for section in invariants.split("\n### ")[1:]:
+        for part in ("Statement", "Enforcement", "Failure mode", "Tests"):
+            assert f"**{part}.**" in section, section.splitlines()[0]
+        tests = section.partition("**Tests.** ")[2].partition("\n")[0].split(", ")
+        assert [name for name in tests if not (ROOT / name).is_file()] == []
+        enforcement = section.partition("**Enforcement.**")[2].partition("**Failure mode.**")[0]
+        names = re.findall(r"`(?:[A-Z]\w+)\.(_?\w+)`", enforcement)
+        assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []
