@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
@@ -138,7 +138,7 @@ class Link(Connection):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """Those of the stream that the handshake returned."""
-        return cast("TypedAttributeProvider", self.stream).extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # AnyIO leaves a type argument out
+        return getattr(self.stream, "extra_attributes", {})
 
     def start_soon(
         self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None

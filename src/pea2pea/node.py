@@ -733,12 +733,13 @@ class Node(anyio.AsyncContextManagerMixin):
             except (NotImplementedError, AttributeError):
                 # no half-close (TLS): the wrapper says goodbye, then what it wraps does
                 await discarder.stop()
-                if not link.draining and close_notify(stream):
+                if not link.draining and close_notify(link):
                     discarder = self._discard(link, stream)
                     await self._linger(link, discarder)
                     await discarder.stop()
                 else:
-                    await stream.aclose()
+                    with suppress(Exception):  # that it has trouble must not cut off what is on its way
+                        await stream.aclose()
                 if stream is base or not isinstance(base, TCPStream):
                     return
                 await base.send_eof()

@@ -21,6 +21,7 @@ from anyio import (
     BrokenResourceError,
     ClosedResourceError,
     EndOfStream,
+    TypedAttributeProvider,
     getaddrinfo,
     notify_closing,
     wait_readable,
@@ -84,7 +85,7 @@ def is_stream(given: object) -> bool:
     return all(callable(getattr(given, name, None)) for name in ("receive", "send", "aclose"))
 
 
-def close_notify(stream: ByteStream) -> bool:
+def close_notify(stream: TypedAttributeProvider) -> bool:
     """Let TLS say that nothing more will come (RFC 8446, section 6.1), with the next `receive`; False if it cannot.
 
     `TLSStream.aclose` would give up, and might not even say it, when a record comes that it does not expect: from a
