@@ -422,6 +422,8 @@ class Node(anyio.AsyncContextManagerMixin):
 
     async def _welcome(self, stream: ByteStream, addr: Address) -> None:
         try:
+            if self._closing:  # it came in the very moment
+                raise NodeClosedError(f"{self!r} is about to shut down")
             self._refuse_loop(stream, addr)
             self._admission.reserve(addr, Side.RESPONDER)
         except NodeError as error:

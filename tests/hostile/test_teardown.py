@@ -7,14 +7,30 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from anyio import EndOfStream
 
-from pea2pea import Config, DisconnectOrigin
-from tests.helpers import RawListener, RawPeer, User, frame, frames, wait_until
+from pea2pea import Config, DisconnectOrigin, Side
+from tests.helpers import (
+    ALL,
+    MemoryNetwork,
+    MemoryStream,
+    MemoryTransport,
+    RawListener,
+    RawPeer,
+    User,
+    frame,
+    frames,
+    memory_pair,
+    turns,
+    wait_until,
+)
 
 from .target import Target, besieged, join, shake_hands
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+
+    from anyio.abc import ByteStream
 
     from pea2pea import Address, Node
 
@@ -156,3 +172,71 @@ async def test_a_peer_that_comes_back_from_the_same_port_gets_a_connection_of_it
             first.reset()
             await wait_until(lambda: first.addr not in target.node.connections)
         assert not await target.node.disconnect(connection)
+
+
+class LateListener:
+    """A listener on which a peer arrives when it is closed already."""
+
+    def __init__(self) -> None:
+        self.addr = ("198.51.100.1", 4711)
+        self.arrival = anyio.Event()
+        self.stream, self.peer = memory_pair()
+
+    async def accept(self) -> tuple[ByteStream, Address]:
+        with anyio.CancelScope(shield=True):
+            await self.arrival.wait()
+        return self.stream, ("203.0.113.1", 1)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class LateTransport(MemoryTransport):
+    def __init__(self) -> None:
+        super().__init__(MemoryNetwork(), "198.51.100.1")
+        self.listener = LateListener()
+
+    async def listen(self, addr: Address, *, backlog: int, reuse_port: bool) -> LateListener:
+        return self.listener
+
+
+async def test_a_peer_that_arrives_in_the_moment_of_shutdown_is_turned_away() -> None:
+    transport = LateTransport()
+    user = User(enable=ALL, transport=transport)
+    async with user.node as node, anyio.create_task_group() as tasks:
+        await node.start_listening()
+        await turns()
+        tasks.start_soon(node.shut_down)
+        await turns()
+        transport.listener.arrival.set()
+    assert transport.listener.stream.closed
+    assert user.shaken == []
+    assert node.heuristics.inbound_rejections == 1
+
+
+class EmptyAtTheEnd(MemoryStream):
+    """Says that it has ended as sockets do, not as AnyIO's streams."""
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        try:
+            return await super().receive(max_bytes)
+        except EndOfStream:
+            return b""
+
+
+@pytest.mark.parametrize("protocols", [[], ["reading"]])
+async def test_a_stream_that_ends_with_an_empty_chunk_has_ended(protocols: list[str]) -> None:
+    user = User(enable=[*protocols, "on_disconnect"])
+    async with user.node as node:
+        for end in (node.disconnect, None):
+            ours, theirs = memory_pair()
+            ours.__class__ = EmptyAtTheEnd
+            connection = await node.adopt(ours, ("203.0.113.1", 1), Side.INITIATOR)
+            await turns()
+            async with anyio.create_task_group() as tasks:
+                if end is not None:
+                    tasks.start_soon(end, connection)
+                    await turns()
+                await theirs.send_eof()
+                await wait_until(lambda: not node.connections)
+    assert user.origins == [DisconnectOrigin.USER, DisconnectOrigin.READING]

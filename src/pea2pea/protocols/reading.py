@@ -315,7 +315,10 @@ class Discarder:
         try:
             with self._scope:
                 while self.taken < self._limit:
-                    self.taken += len(await self._stream.receive(TAKE_MAX))
+                    data = await self._stream.receive(TAKE_MAX)
+                    if not data:  # some streams end like this
+                        return
+                    self.taken += len(data)
                 await Event().wait()  # until it is cancelled
         except EndOfStream:
             pass
