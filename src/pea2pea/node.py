@@ -236,7 +236,9 @@ class Node(anyio.AsyncContextManagerMixin):
                 except BaseException:
                     self._abandon()
                     raise
-        except BaseException:
+        except BaseException as error:
+            # Trio raises KeyboardInterrupt wherever the program happens to be, also where `_give_up` is not at hand
+            self._fatal = self._fatal or _interruption(error)
             if body_error is None and self._fatal is None:
                 raise
         finally:
@@ -671,7 +673,8 @@ class Node(anyio.AsyncContextManagerMixin):
             elif link.origin is None:
                 await notice_end(link)
         except anyio.get_cancelled_exc_class() as error:
-            self._report.judge("a connection's task", error, link.addr)
+            if link.origin is None or anyio.current_effective_deadline() == -float("inf"):
+                self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
 
         assert link.origin is not None
@@ -839,3 +842,10 @@ def _innermost(error: BaseException) -> BaseException:
     while (inner := getattr(error, "exceptions", None)) is not None:
         error = inner[0]
     return error
+
+
+def _interruption(error: BaseException) -> BaseException | None:
+    """What is neither an error nor a cancellation, and so must go through: the first one in an exception group."""
+    if (inner := getattr(error, "exceptions", None)) is not None:
+        return next(filter(None, map(_interruption, inner)), None)
+    return error if isinstance(error, (KeyboardInterrupt, SystemExit)) else None

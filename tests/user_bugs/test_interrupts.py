@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from pea2pea import Node, TCPTransport
 from tests.helpers import RawPeer, above_info, descriptors, frame, wait_until
 
 from .flawed import ASYNC, PLACES, Flawed, provoked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pea2pea import Address, Listener
 
 Backend = tuple[str, dict[str, Any]]
 
@@ -99,6 +102,32 @@ def test_it_comes_out_of_an_exception_group(anyio_backend: Backend, place: str) 
                 raise error
 
     ends_the_block(anyio_backend, Flawed(place, stall=stall), error)
+
+
+class InterruptedTransport(TCPTransport):
+    """Its listener is where the program happens to be when somebody presses Ctrl-C."""
+
+    async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
+        listener = await super().listen(addr, backlog=backlog, reuse_port=reuse_port)
+
+        async def accept() -> NoReturn:
+            await checkpoint()
+            raise KeyboardInterrupt
+
+        listener.accept = accept  # type: ignore[method-assign]  # for the test
+        return listener
+
+
+def test_it_comes_out_of_what_is_no_code_of_a_user_s(anyio_backend: Backend) -> None:
+    async def main() -> None:
+        async with Node(transport=InterruptedTransport()) as node:
+            await node.start_listening()
+            await anyio.sleep_forever()
+
+    before = descriptors()
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
+    assert descriptors() == before
 
 
 def test_it_leaves_the_loop_usable(anyio_backend: Backend) -> None:
