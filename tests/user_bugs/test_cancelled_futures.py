@@ -35,11 +35,18 @@ async def of_a_task() -> None:
     await task
 
 
+async def of_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
 def at_once() -> None:
     raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("stall", [of_a_future, of_a_task])
+@pytest.mark.parametrize("stall", [of_a_future, of_a_task, of_itself])
 @pytest.mark.parametrize("place", ASYNC)
 async def test_a_cancellation_of_somebody_elses_is_a_logged_bug_of_the_hook(
     place: str, stall: Awaitable[object], caplog: pytest.LogCaptureFixture
