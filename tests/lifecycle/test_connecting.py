@@ -381,6 +381,43 @@ async def test_a_connection_tells_what_it_is() -> None:
         assert "USER" in repr(ours)
 
 
+async def test_the_views_tell_what_is_in_them() -> None:
+    dialler, responder = User(), User()
+    async with two_nodes(dialler, responder) as (ours, _):
+        assert repr(dialler.node.connections) == f"<connections {[ours.addr]}>"
+        assert repr(dialler.node.connecting) == "<connecting []>"
+
+
+async def test_the_view_of_what_is_being_set_up_is_a_set() -> None:
+    dialler = User(enable={"handshake"})
+
+    async def shake_hands(_: Connection, stream: anyio.abc.ByteStream) -> anyio.abc.ByteStream:
+        assert dialler.node.connecting & {addr, (LOCALHOST, 1)} == {addr}
+        assert dialler.node.connecting | {(LOCALHOST, 1)} == {addr, (LOCALHOST, 1)}
+        assert dialler.node.connecting == {addr}
+        assert not dialler.node.connecting - {addr}
+        return stream
+
+    dialler.shake_hands = shake_hands
+    with RawListener.open() as listener:
+        addr = listener.addr
+        async with dialler.node as node:
+            await node.connect(addr)
+
+
+async def test_a_node_that_is_closing_says_so() -> None:
+    dialler, responder = User(), User()
+    seen: list[str] = []
+
+    async def part(*_: object) -> None:
+        seen.append(repr(dialler.node))
+
+    dialler.part = part
+    async with responder.node, dialler.node as node:
+        await connect(dialler, responder)
+    assert seen == [f"<Node {node.name}, closing, 1 connections>"]
+
+
 async def test_a_node_tells_what_it_is() -> None:
     node = Node(Config(name="alice"))
     assert repr(node) == "<Node alice, new, 0 connections>"

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
-from pea2pea import Address, Config, Connection, Listener, TCPTransport
+from pea2pea import Address, Config, Connection, Listener, NodeClosedError, TCPTransport
 
 from ..helpers import LOCALHOST, Echo, RawPeer, User, connect, frame, two_nodes, wait_until
 
@@ -380,6 +380,30 @@ async def test_listening_that_is_cancelled_leaves_no_socket() -> None:
             if node.listening_addr is not None:
                 await node.stop_listening()
         await node.start_listening()
+
+
+async def test_a_shutdown_while_it_begins_to_listen_closes_the_listener() -> None:
+    class Slow(TCPTransport):
+        begun = anyio.Event()
+        go_on = anyio.Event()
+
+        async def listen(self, addr: Address, *, backlog: int, reuse_port: bool) -> Listener:
+            self.begun.set()
+            await self.go_on.wait()
+            return await super().listen(addr, backlog=backlog, reuse_port=reuse_port)
+
+    transport = Slow()
+    async with User(transport=transport).node as node, anyio.create_task_group() as tasks:
+
+        async def start() -> None:
+            with pytest.raises(NodeClosedError):
+                await node.start_listening()
+
+        tasks.start_soon(start)
+        await transport.begun.wait()
+        await node.shut_down()
+        transport.go_on.set()
+    assert node.listening_addr is None
 
 
 async def test_socket_attributes_of_an_inbound_connection_are_reachable() -> None:

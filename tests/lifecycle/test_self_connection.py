@@ -176,6 +176,29 @@ async def test_streams_without_socket_names_are_nobodys_loop() -> None:
         await wait_until(lambda: other.received == [b"hello"])
 
 
+async def test_another_host_at_the_port_where_it_listens_is_no_self() -> None:
+    network = MemoryNetwork()
+    one, other = (
+        User(Config(listener_addr=("0.0.0.0", 4000)), transport=network.host(f"203.0.113.{number}"))  # noqa: S104
+        for number in (1, 2)
+    )
+    async with one.node, other.node:
+        await one.node.start_listening()
+        await connect(one, other)
+
+
+async def test_a_foreign_address_at_the_port_of_a_wildcard_listener_is_no_self() -> None:
+    class Refusing(TCPTransport):
+        async def dial(self, addr: Address) -> ByteStream:
+            raise ConnectionRefusedError(f"as if from {addr[0]}")
+
+    async with User(Config(listener_addr=("0.0.0.0", 0)), transport=Refusing()).node as node:  # noqa: S104
+        port = (await node.start_listening())[1]
+        for host in "192.0.2.200", "2001:db8::1":
+            with pytest.raises(ConnectionRefusedError, match=f"as if from {host}"):
+                await node.connect((host, port))
+
+
 class Names(TCPTransport):
     """Resolves one name to several addresses."""
 

@@ -464,9 +464,11 @@ async def test_a_node_may_shut_another_one_down_from_its_hook(hook: str) -> None
         responder.node = Node()
         responder.node.enable_on_connect(responder, abortable=False)
         responder.greet = shut_down
-    async with two_nodes(dialler, responder) as (ours, _):
-        dialler.outbox.send_nowait(ours, b"shut down")
-        await dialler.node.wait_closed()
+    async with responder.node, dialler.node as node:
+        ours = await node.connect(await responder.node.start_listening())
+        if hook == "process_message":
+            dialler.outbox.send_nowait(ours, b"shut down")
+        await node.wait_closed()
         await wait_until(lambda: after == [0])
 
 

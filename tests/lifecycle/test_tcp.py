@@ -14,6 +14,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import SocketAttribute
 
 from pea2pea import Address, AlreadyConnectedError, Config, NodeClosedError, TCPTransport
+from pea2pea.transport import TCPListener
 
 from ..helpers import LOCALHOST, Echo, MemoryNetwork, RawListener, RawPeer, User, connect, two_nodes, wait_until
 
@@ -382,9 +383,10 @@ async def test_receiving_and_sending_nothing_much_are_checkpoints() -> None:
 
 async def test_nothing_is_read_before_somebody_asks() -> None:
     """The kernel's buffers alone hold what comes: a peer that sends is stopped by TCP."""
-    data = bytes(range(256)) * 65_536
-    with wrapped(buffer=4096) as (stream, peer):
-        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    data = bytes(range(256)) * 16_384
+    with wrapped() as (stream, peer):
+        stream.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         sent = received = 0
         async with anyio.create_task_group() as tasks:
 
@@ -426,6 +428,51 @@ async def test_a_unix_socket_has_no_ports() -> None:
         assert stream.extra(SocketAttribute.remote_port, None) is None
         assert stream.extra(SocketAttribute.local_address) == ""
         assert stream.extra(SocketAttribute.remote_address) == ""
+
+
+def test_the_transport_tells_what_it_is() -> None:
+    assert repr(TCPTransport()) == "TCPTransport()"
+
+
+async def test_a_listener_tells_where_it_listens() -> None:
+    listener = await TCPTransport().listen((LOCALHOST, 0), backlog=1, reuse_port=False)
+    where = f"{LOCALHOST}:{listener.addr[1]}"
+    assert repr(listener) == f"<TCPListener at {where}>"
+    await listener.aclose()
+    assert repr(listener) == f"<TCPListener at {where}, closed>"
+
+
+@pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM])
+async def test_a_connection_that_ended_before_it_was_accepted_is_passed_over(code: int) -> None:
+    """Linux hands such connections out and lets the first read fail; other systems say so at once (accept(2))."""
+
+    class Aborting:
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock = sock
+            self.aborted = 0
+
+        def accept(self) -> object:
+            if self.aborted < 3:
+                self.aborted += 1
+                raise OSError(code, "aborted")
+            return self.sock.accept()
+
+        def fileno(self) -> int:
+            return self.sock.fileno()
+
+        def close(self) -> None:
+            self.sock.close()
+
+    listener = await TCPTransport().listen((LOCALHOST, 0), backlog=1, reuse_port=False)
+    assert isinstance(listener, TCPListener)
+    aborting = Aborting(listener._sock)
+    listener._sock = aborting  # type: ignore[assignment]  # a stand-in
+    with await RawPeer.dial(listener.addr) as peer:
+        stream, addr = await listener.accept()
+        assert addr == peer.addr
+        assert aborting.aborted == 3
+        await stream.aclose()
+    await listener.aclose()
 
 
 def test_only_a_connected_stream_socket_can_be_wrapped() -> None:
