@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import create_task_group, current_time, move_on_after, sleep_forever, wait_writable
+from anyio import current_time, move_on_after, sleep_forever, wait_writable
 from anyio.abc import ByteStream, SocketAttribute
 
 from pea2pea import Address, Config, Connection, QueueFullError, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 
-from ..helpers import RawPeer, User, frame, turns, wait_until
+from ..helpers import RawPeer, User, frame, wait_until
 from .stuck import stuck_peer
 from .tls import wrap
 
@@ -170,16 +170,3 @@ async def test_an_outgoing_queue_of_tiny_frames_is_bounded_by_their_number(over:
             for _ in range(1_000_000):
                 user.outbox.send_nowait(peer.connection, b"")
         assert user.outbox.pending(peer.connection) == 1024
-
-
-@pytest.mark.parametrize("over", ["socket", "memory"])
-async def test_those_who_wait_for_room_have_encoded_nothing(over: str) -> None:
-    user = User(enable={"on_disconnect"})
-    user.outbox = user.node.enable_writing(user)
-    message = bytes(MIB)
-    async with stuck_peer(user, over) as peer, create_task_group() as group:
-        with growth_below(MIB):
-            for _ in range(100):
-                group.start_soon(user.outbox.send, peer.connection, message)
-            await turns()
-        group.cancel_scope.cancel()
