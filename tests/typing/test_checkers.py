@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.types
+import pea2pea
+
+pytestmark = [pytest.mark.types, pytest.mark.timeout(300)]  # checkers are slow beside others
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -19,7 +21,7 @@ MISTAKE = re.compile(r"  # type: ignore\[[a-z-]+\]  # says: (.*)$", flags=re.MUL
 
 def check(*command: str | Path, where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  # the checkers that the environment has
-        [sys.executable, "-m", *command], cwd=where, capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, "-m", *command], cwd=where, capture_output=True, text=True, timeout=280, check=False
     )
 
 
@@ -68,6 +70,17 @@ def bare(tmp_path: Path) -> Path:
     """The mistakes, without the comments that expect them."""
     (tmp_path / "bare.py").write_text(MISTAKE.sub("", (HERE / "refused.py").read_text()))
     return tmp_path
+
+
+def test_the_library_is_strictly_typed() -> None:
+    assert check("mypy", "src", where=ROOT).stdout.startswith("Success")
+    assert check("pyright", "--pythonpath", sys.executable, where=ROOT).stdout.startswith("0 errors")
+
+
+def test_nothing_public_lacks_a_type() -> None:
+    done = check("pyright", "--pythonpath", sys.executable, "--verifytypes", "pea2pea", "--ignoreexternal", where=HERE)
+    if (ROOT / "src").resolve() not in Path(pea2pea.__file__).resolve().parents:  # it sees only what is installed
+        assert "Type completeness score: 100%" in done.stdout
 
 
 def test_there_are_enough_cases() -> None:
