@@ -13,6 +13,7 @@ Rule 3: nothing of the user's runs outside `Reporter.call`, or a place that judg
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
@@ -103,6 +104,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._context: Context = copy_context()
         self._entered = False
         self._closing = False
+        self._closing_by = math.inf  # when it should be over
         self._fatal: BaseException | None = None
         self._abandon: Callable[[], None] = lambda: None
         self._setups: set[_SetUp] = set()
@@ -228,8 +230,8 @@ class Node(anyio.AsyncContextManagerMixin):
                     yield self
                 except BaseException as error:  # noqa: BLE001  # it is raised again, outside of the group
                     body_error = error
-                self._begin_to_close()
                 try:
+                    self._begin_to_close()
                     with anyio.CancelScope(shield=True):
                         if ready.is_set():  # else asyncio has cancelled us, and perhaps `_manage` before it began
                             await self._closed.wait()
@@ -257,6 +259,7 @@ class Node(anyio.AsyncContextManagerMixin):
                         async with anyio.create_task_group() as self._lives:
                             ready.set()
                             await self._stop.wait()
+                            self._end_all()  # again: who began it may have been interrupted
                         self._background.cancel_scope.cancel()
                     self._services.cancel_scope.cancel()
         finally:
@@ -276,18 +279,20 @@ class Node(anyio.AsyncContextManagerMixin):
         return self._entered and self._closed.is_set()
 
     def _begin_to_close(self) -> None:
-        if self._closing:
-            return
-        self._closing = self._report.closing = True
-        deadline = anyio.current_time() + self.config.grace_period
+        if not self._closing:
+            self._stop.set()
+            self._closing_by = anyio.current_time() + self.config.grace_period
+            self._closing = self._report.closing = True
+            self._end_all()
+
+    def _end_all(self) -> None:
         for setup in self._setups:
             setup.scope.cancel()
         for link in list(self._admission.established.values()):
             link.end(DisconnectOrigin.SHUTDOWN)
-            link.hurry(deadline)
+            link.hurry(self._closing_by)
         if self._accepting is not None:
             self._accepting.cancel()
-        self._stop.set()
 
     def _opened(self) -> None:
         """Refuse what only a running node can do."""
@@ -595,7 +600,7 @@ class Node(anyio.AsyncContextManagerMixin):
                     await self._live(link)
                 tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
-            if anyio.current_effective_deadline() != -float("inf"):
+            if anyio.current_effective_deadline() != -math.inf:
                 self._report.info("a connection's task was cancelled from outside", link.addr if link else None)
                 return
             raise
@@ -673,7 +678,7 @@ class Node(anyio.AsyncContextManagerMixin):
             elif link.origin is None:
                 await notice_end(link)
         except anyio.get_cancelled_exc_class() as error:
-            if link.origin is None or anyio.current_effective_deadline() == -float("inf"):
+            if link.origin is None or anyio.current_effective_deadline() == -math.inf:
                 self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
 
