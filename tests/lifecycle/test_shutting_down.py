@@ -600,7 +600,10 @@ def test_ctrl_c_is_an_orderly_end(loop: list[str]) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=30)
+        try:
+            out, err = program.communicate(timeout=30)
+        finally:
+            program.kill()
     assert (out, err) == ("on_disconnect SHUTDOWN\ninterrupted with 0 sockets open\n", "")
 
 
