@@ -10,10 +10,10 @@ import pytest
 from anyio import CancelScope, Event, create_task_group
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Config, DeliveryError, NotConnectedError, QueueFullError
-from pea2pea.codecs import LengthDelimitedCodec
+from pea2pea import DeliveryError, NotConnectedError, QueueFullError
 
 from ..helpers import RawPeer, User, connect, turns, two_nodes, wait_until
+from .outgoing import CountingCodec, Sender
 from .stuck import CLOG, stuck_peer
 
 if TYPE_CHECKING:
@@ -23,27 +23,6 @@ if TYPE_CHECKING:
 
 MUCH = 1 << 30
 either_way = pytest.mark.parametrize("over", ["socket", "memory"])
-
-
-class Sender(User):
-    """A user with an outgoing queue of its own size, who counts what is encoded."""
-
-    def __init__(self, *, queue_depth: int = 1024, queue_bytes: int = 262_144, grace_period: float = 0.1) -> None:
-        super().__init__(Config(grace_period=grace_period), enable={"on_disconnect"}, codec=lambda: CountingCodec(self))
-        self.encoded: list[bytes] = []
-        self.outbox = self.node.enable_writing(self, queue_depth=queue_depth, queue_bytes=queue_bytes)
-
-
-class CountingCodec(LengthDelimitedCodec):
-    def __init__(self, sender: Sender) -> None:
-        super().__init__()
-        self.sender = sender
-
-    def encode(self, message: bytes, /) -> Frame:
-        if message == b"bad":
-            raise ArithmeticError("bad")
-        self.sender.encoded.append(message)
-        return super().encode(message)
 
 
 class Unable(CountingCodec):
