@@ -47,6 +47,8 @@ def run(options: argparse.Namespace, main: Callable[[Unpack[Ts]], Awaitable[obje
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Ctrl-C, as it is or in the exception group of a task group."""
+    """Ctrl-C: as it is, as what broke a worker process, or in the exception group of a task group."""
     inner: Sequence[BaseException] | None = getattr(error, "exceptions", None)
-    return isinstance(error, KeyboardInterrupt) if inner is None else all(map(_is_interrupt, inner))
+    if inner is not None:
+        return all(map(_is_interrupt, inner))
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
