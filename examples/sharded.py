@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from subprocess import PIPE
 
@@ -48,7 +49,9 @@ async def serve(port: int, limit: int) -> None:
         _, port = await node.start_listening()
         while await to_thread.run_sync(sys.stdin.readline):
             away, echoes = node.heuristics.inbound_rejections, node.stats.messages_sent
-            print(json.dumps(asdict(Status(port, len(node.connections), away, echoes, resident()))), flush=True)
+            answer = json.dumps(asdict(Status(port, len(node.connections), away, echoes, resident())))
+            with suppress(BrokenPipeError):  # who has asked was interrupted
+                os.write(sys.stdout.fileno(), f"{answer}\n".encode())
 
 
 class Shard:
@@ -87,7 +90,11 @@ async def main(backend: str, shard_count: int, count: int, limit: int) -> None:
         for _ in range(shard_count):
             arguments = "--backend", backend, "--limit", str(limit), "--serve", str(port)
             process = await anyio.open_process(
-                [sys.executable, __file__, *arguments], stdin=PIPE, stdout=PIPE, stderr=None
+                [sys.executable, __file__, *arguments],
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=None,
+                start_new_session=True,  # Ctrl-C is for this process; the end of their input is for the shards
             )
             shards.append(Shard(await stack.enter_async_context(process)))
             port = (await shards[-1].ask()).port
