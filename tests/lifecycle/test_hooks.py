@@ -91,9 +91,17 @@ async def test_reading_goes_on_beside_on_connect() -> None:
 async def test_an_abortable_on_connect_is_cancelled_when_the_connection_ends(how: str) -> None:
     dialler, responder = User(), User()
     dialler.greet = never = Never()
+    cancelled: list[int] = []
+
+    async def part(*_: object) -> None:
+        await turns()
+        cancelled.append(never.cancelled)
+
+    dialler.part = part
     async with two_nodes(dialler, responder) as (ours, theirs):
         await wait_until(lambda: never.begun)
         await end(dialler, ours, responder, theirs, how)
+    assert cancelled == [1]
     assert (never.begun, never.cancelled) == (1, 1)
     assert len(dialler.ended) == 1
 
