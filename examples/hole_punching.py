@@ -129,7 +129,9 @@ class Peer(Lines):
             self.other = host, int(port)
             self.introduced.set()
         else:
-            print(f"{self.node.name}: {message!r}, says {source[0]}:{source[1]} directly", flush=True)
+            print(
+                f"{self.node.name}: {message!r}, says {source[0]}:{source[1]} directly\n", end="", flush=True
+            )  # one write: two processes share the screen
             self.greeted.set()
 
 
