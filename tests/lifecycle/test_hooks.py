@@ -12,7 +12,19 @@ from anyio.abc import ByteStream
 from pea2pea import Address, Config, Connection, DisconnectOrigin, NotConnectedError, Peer, Side
 from pea2pea.codecs import Codec
 
-from ..helpers import Echo, RawListener, RawPeer, User, connect, frame, frames, turns, two_nodes, wait_until
+from ..helpers import (
+    Echo,
+    RawListener,
+    RawPeer,
+    User,
+    connect,
+    frame,
+    frames,
+    memory_pair,
+    turns,
+    two_nodes,
+    wait_until,
+)
 
 ORDERLY = {"reading", "writing", "on_connect"}
 
@@ -437,6 +449,35 @@ async def test_an_abort_cuts_an_orderly_end_short_but_is_not_its_cause() -> None
             assert not node.connections
             await wait_until(lambda: answers == [True])
     assert len(user.ended) == 1
+
+
+async def test_an_abort_cuts_the_flush_of_a_stream_without_a_socket_short() -> None:
+    user = User(Config(grace_period=60))
+    async with user.node as node, anyio.create_task_group() as tasks:
+        ours, _theirs = memory_pair(capacity=16)
+        connection = await node.adopt(ours, ("a name", 1), Side.INITIATOR)
+        user.outbox.send_nowait(connection, bytes(1000))
+        tasks.start_soon(node.disconnect, connection)
+        await wait_until(lambda: user.ended)
+        await turns()
+        assert await node.disconnect(connection, abort=True) is False
+        assert not node.connections
+
+
+async def test_an_abort_cuts_a_handler_short_that_still_works_on_what_a_peer_had_sent() -> None:
+    user = User(Config(grace_period=60))
+    user.handle = never = Never()
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"hello"))
+            await wait_until(lambda: never.begun)
+            peer.half_close()
+            connection = user.only
+            await wait_until(lambda: "READING" in repr(connection))
+            assert await node.disconnect(connection, abort=True) is False
+            assert never.cancelled == 1
+            assert not node.connections
+    assert user.origins == [DisconnectOrigin.READING]
 
 
 @pytest.mark.parametrize("abort", [False, True])

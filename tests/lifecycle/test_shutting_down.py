@@ -498,6 +498,25 @@ async def test_the_grace_period_bounds_the_whole_end() -> None:
     assert user.origins.count(SHUTDOWN) == 4 - user.origins.count(DisconnectOrigin.READING)
 
 
+async def test_a_shutdown_bounds_what_is_still_to_be_processed() -> None:
+    """After a peer's clean close each message has a grace period of its own; in a shutdown they share one."""
+    user = User(Config(grace_period=0.2))
+    peers: list[RawPeer] = []
+
+    async def handle(*_: object) -> None:
+        await anyio.sleep(0.05)
+
+    user.handle = handle
+    async with user.node as node:
+        peers.append(await RawPeer.dial(await node.start_listening()))
+        await peers[0].send(frame(b"hello") * 500)
+        peers[0].half_close()
+        await wait_until(lambda: node.connections and "READING" in repr(user.only))
+    assert 1 <= len(user.received) < 500
+    assert user.origins == [DisconnectOrigin.READING]
+    peers[0].close()
+
+
 async def test_without_a_grace_period_nothing_is_waited_for() -> None:
     user = User(Config(grace_period=0))
     hooks: list[str] = []
