@@ -24,18 +24,20 @@ def canonical(addr: Address) -> Address:
 
 def checked(addr: Address, what: str = "the address") -> Address:
     """`canonical`, for what a user gives: anything but a pair of host and port is a `ValueError` that names it."""
-    if not _is_pair(addr):
+    if not is_pair(addr):
         raise ValueError(f"{what} must be a pair (host: str, port: int), not {addr!r}")
     host, port = addr
     if not host:
         raise ValueError(f"{what} has an empty host: {addr!r}; for all interfaces use '0.0.0.0' or '::'")
     if not 0 <= port <= 65535:
         raise ValueError(f"{what} has a port outside 0 to 65535: {addr!r}")
-    return canonical(addr)
+    return canonical((str.__str__(host), int(port)))  # the plain values, of subclasses
 
 
-def _is_pair(given: object) -> bool:
-    return isinstance(given, tuple) and [type(part) for part in cast("tuple[object, ...]", given)] == [str, int]
+def is_pair(given: object) -> bool:
+    """Whether it is made like an address."""
+    parts = cast("tuple[object, ...]", given) if isinstance(given, tuple) else ()
+    return len(parts) == 2 and isinstance(parts[0], str) and type(parts[1]) is not bool and isinstance(parts[1], int)
 
 
 def group_of(host: str, ipv6_prefix: int) -> str | None:

@@ -105,6 +105,9 @@ class Reporter:
         """
         if isinstance(error, GeneratorExit):  # the coroutine is thrown away, maybe after the event loop has ended
             raise error
+        trace = error.__traceback__
+        if isinstance(error, TypeError) and trace and not trace.tb_next and "await" in str(error):  # raised by ours
+            error.args = (f"{place} must be async: {error}",)
         told, rest = _parted(error, Exception)
         cancelled, fatal = (None, None) if rest is None else _parted(rest, get_cancelled_exc_class())
         if fatal is not None:

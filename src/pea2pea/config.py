@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from inspect import getattr_static, iscoroutine, isfunction
 
 from ._address import Address, checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of a `Node`. They do not change; a mistake is a `ValueError` or `TypeError` that names the field."""
+    """The settings of a `Node`. They do not change; a mistake is a `ValueError` or `TypeError` that names the field.
+
+    name: the node's name in logs and task names; None: a sequential number.
+    listener_addr: where `start_listening` listens (port 0: any free one); None: the node does not listen. To be
+        reached from other machines, it listens at "0.0.0.0", or at "::" for IPv6 as well.
+    listener_backlog: how many connections the kernel keeps for us until they are accepted.
+    reuse_listener_port: share the listening port with other sockets that do the same (SO_REUSEPORT).
+    max_connections: connections, established and being set up, in both directions.
+    max_inbound: of these at most so many inbound ones, which keeps slots for our own dials; None: no limit of its own.
+    max_connections_per_ip: connections with one IPv4 address or IPv6 prefix; loopback and hosts that are no IP literal
+        are exempt.
+    ipv6_prefix: how many leading bits of an IPv6 address are counted as one peer.
+    max_connecting: set-ups at a time, for each direction by itself; never more than `max_connections`.
+    connection_timeout: seconds that a TCP dial may take, for each address tried; the handshake has its own timeout.
+    grace_period: seconds that an orderly end may take (hook, flush and goodbye together); 0: none.
+    """
 
     name: str | None = None
-    """The node's name in logs and task names; None: a sequential number."""
     listener_addr: Address | None = ("127.0.0.1", 0)
-    """Where `start_listening` listens (port 0: any free one); None: the node does not listen."""
     listener_backlog: int = 128
-    """How many connections the kernel keeps for us until they are accepted."""
     reuse_listener_port: bool = False
-    """Share the listening port with other sockets that do the same (SO_REUSEPORT)."""
     max_connections: int = 100
-    """Connections, established and being set up, in both directions."""
     max_inbound: int | None = None
-    """Of these at most so many inbound ones, which keeps slots for our own dials; None: no limit of its own."""
     max_connections_per_ip: int = 8
-    """Connections with one IPv4 address or IPv6 prefix; loopback and hosts that are no IP literal are exempt."""
     ipv6_prefix: int = 64
-    """How many leading bits of an IPv6 address are counted as one peer."""
     max_connecting: int = 100
-    """Set-ups at a time, for each direction by itself; never more than `max_connections`."""
     connection_timeout: float = 3.0
-    """Seconds that a TCP dial may take, for each address tried; the handshake has a timeout of its own."""
     grace_period: float = 5.0
-    """Seconds that an orderly end may take (hook, flush and goodbye together); 0: none."""
 
     def __post_init__(self) -> None:
         if self.listener_addr is not None:
@@ -67,3 +72,13 @@ def at_least_one(what: str, value: object) -> None:
         raise TypeError(f"{what} must be an int, not {value!r}")
     if value < 1:
         raise ValueError(f"{what} must be at least 1, not {value!r}")
+
+
+def needs(what: str, given: object, *methods: str) -> None:
+    """Refuses an object that lacks a method, and a class whose method needs an instance."""
+    for method in methods:
+        unbound = isinstance(given, type) and isfunction(getattr_static(given, method, None))
+        if unbound or not callable(getattr(given, method, None)):
+            if iscoroutine(given):
+                given.close()  # nobody will await it
+            raise TypeError(f"{what} an instance with a method {method}, not {given!r}")

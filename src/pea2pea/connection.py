@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
 
-from ._address import Address
+from ._address import Address, canonical, is_pair
 from ._report import background_task
 from .errors import NotConnectedError
 from .stats import Stats
@@ -33,30 +33,34 @@ Ts = TypeVarTuple("Ts")
 
 
 class Side(Enum):
-    """Which part a node plays in a connection; always this node's own. `~side` is the other one."""
+    """Which part a node plays in a connection; always this node's own. `~side` is the other one.
+
+    INITIATOR: this node has dialled. RESPONDER: it was dialled.
+    """
 
     INITIATOR = "initiator"
-    """This node has dialled."""
     RESPONDER = "responder"
-    """This node was dialled."""
 
     def __invert__(self) -> Side:
         return Side.RESPONDER if self is Side.INITIATOR else Side.INITIATOR
 
 
 class DisconnectOrigin(Enum):
-    """What ended a connection."""
+    """What ended a connection.
+
+    USER: `Node.disconnect`, at this node.
+    SHUTDOWN: this node shuts down.
+    READING: the peer closed or broke the connection, sent no valid frame or nothing at all, or `decoder`, `decode` or
+        `process_message` raised; `Connection.cause` says which.
+    WRITING: a write failed or timed out, or `encoder` raised; likewise.
+    ON_CONNECT: `on_connect` raised.
+    """
 
     USER = "user"
-    """`Node.disconnect`, at this node."""
     SHUTDOWN = "shutdown"
-    """This node shuts down."""
     READING = "reading"
-    """The peer closed or broke the connection, sent no valid frame or nothing at all, or `process_message` raised."""
     WRITING = "writing"
-    """A write failed or timed out."""
     ON_CONNECT = "on_connect"
-    """`on_connect` raised."""
 
 
 class Connection(TypedAttributeProvider):
@@ -65,21 +69,23 @@ class Connection(TypedAttributeProvider):
     It is compared by identity and can be referenced weakly. As a `Peer` it means this very connection, never a
     later one with the same address. `extra(attribute)` reaches the typed attributes of its stream (AnyIO's
     `SocketAttribute`, `TLSAttribute` and so on).
+
+    addr: the peer's address; the key of this connection in `Node.connections`. If the peer has dialled, its port is
+        not the one where it listens.
+    side: this node's side.
+    dialled: what `Node.connect` was given, in canonical form, host name and all; None if it was not dialled.
+    stats: what went over this connection.
+    cause: once it ends with READING or WRITING: why; None after the peer's clean close.
     """
 
     __slots__ = ("addr", "cause", "dialled", "side", "stats")
 
     def __init__(self, addr: Address, side: Side, dialled: Address | None) -> None:
         self.addr: Final = addr
-        """The peer's address; the key of this connection in `Node.connections`."""
         self.side: Final = side
-        """This node's side."""
         self.dialled: Final = dialled
-        """What `Node.connect` was given, host name and all; None for a connection that was not dialled."""
         self.stats: Final = Stats()
-        """What went over this connection."""
         self.cause: Exception | None = None
-        """Once it ends with READING or WRITING: why; None after the peer's clean close."""
 
     @abstractmethod
     def start_soon(
@@ -94,6 +100,16 @@ class Connection(TypedAttributeProvider):
 
 Peer: TypeAlias = Address | Connection
 """Whom to send to or disconnect: an address, or a `Connection`, which never stands for its successor."""
+
+
+def address_of(peer: Peer) -> Address:
+    """A peer's address; `TypeError` for anything else."""
+    if isinstance(peer, Connection):
+        return peer.addr
+    if not is_pair(peer):
+        raise TypeError(f"a peer must be a Connection or a tuple (host: str, port: int), not {peer!r}") from None
+    return canonical(peer)
+
 
 current_link: ContextVar[Link | None] = ContextVar("pea2pea_current_link", default=None)
 """The connection in whose hooks or background tasks the code runs."""
@@ -145,7 +161,7 @@ class Link(Connection):
     ) -> None:
         """See `Connection`."""
         if self.tasks is None or self.gone:
-            raise NotConnectedError(f"the connection to {self.addr} has ended", self.addr)
+            raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
         place = background_task(func)
 
         async def background() -> None:

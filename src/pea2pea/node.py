@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 from anyio.abc import SocketAttribute
@@ -30,8 +30,8 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack
 from ._address import Address, canonical, checked, is_local
 from ._admission import Admission, ConnectingView, ConnectionsView
 from ._report import Reporter, background_task
-from .config import Config, at_least_one, seconds
-from .connection import Connection, DisconnectOrigin, Link, Peer, Side, current_link
+from .config import Config, at_least_one, needs, seconds
+from .connection import Connection, DisconnectOrigin, Link, Peer, Side, address_of, current_link
 from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError, SelfConnectionError
 from .protocols.handshake import Handshake, shake_hands
 from .protocols.on_connect import Greeter, OnConnect
@@ -72,23 +72,26 @@ class Node(anyio.AsyncContextManagerMixin):
     It is used once, as `async with node:`, which owns every task of the node: leaving the block shuts the node down
     gracefully, and what was raised in the block comes out as it is. Nothing here is thread-safe.
 
-    `transport` says where byte streams come from; TCP by default.
+    config: what it was made with; it does not change.
+    transport (when it is made): where byte streams come from; TCP by default.
+    name: the name given in the config, or a number of its own.
+    stats: what went over all its connections, past ones included.
+    heuristics: counters of what the application cannot see.
+    connections: the established connections by the peers' addresses: a live, read-only view, which iterates over a
+        snapshot, so that a loop over it may await.
+    connecting: the addresses of connections that are being set up: a live, read-only view, likewise.
     """
 
     def __init__(self, config: Config = Config(), *, transport: Transport | None = None) -> None:  # noqa: B008  # frozen
         self.config: Final = config
-        """What it was made with."""
         self.name: Final = str(next(_numbers)) if config.name is None else config.name
-        """The name given in the config, or a number of its own."""
         self.stats: Final = Stats()
-        """What went over all its connections, past ones included."""
+        if not isinstance(cast("object", config), Config):
+            raise TypeError(f"config must be a Config, not {config!r}")
         self.heuristics: Final = Heuristics()
-        """Counters of what the application cannot see."""
         self._admission = Admission(config)
         self.connections: Final[Mapping[Address, Connection]] = ConnectionsView(self._admission)
-        """The established connections: a live, read-only view, which iterates over a snapshot."""
         self.connecting: Final[AbstractSet[Address]] = ConnectingView(self._admission)
-        """The addresses of connections that are being set up: a live, read-only view, likewise."""
         self._report = Reporter(self.name, self.heuristics, self._give_up)
         self._transport: Transport = TCPTransport() if transport is None else transport
         self._handshake: tuple[Handshake, float] | None = None
@@ -128,7 +131,8 @@ class Node(anyio.AsyncContextManagerMixin):
         )
         where = self.listening_addr
         listening = "" if where is None else f", listening at {where[0]}:{where[1]}"
-        return f"<Node {self.name}, {state}{listening}, {len(self.connections)} connections>"
+        size = len(self.connections)
+        return f"<Node {self.name}, {state}{listening}, {size} connection{'s' * (size != 1)}>"
 
     # The protocols
 
@@ -204,9 +208,7 @@ class Node(anyio.AsyncContextManagerMixin):
     def _enabling(self, what: str, already: object, given: object, *methods: str) -> None:
         if already is not None:
             raise RuntimeError(f"{what} is enabled already; a node has one of each protocol")
-        for method in methods:
-            if not callable(getattr(given, method, None)):
-                raise TypeError(f"enable_{what} needs an object with a method {method}, not {given!r}")
+        needs(f"enable_{what} needs", given, *methods)
 
     # The block
 
@@ -317,7 +319,7 @@ class Node(anyio.AsyncContextManagerMixin):
             await self._closed.wait()
 
     async def wait_closed(self) -> None:
-        """Until the node has shut down, whoever asked for it. Cancelling it changes nothing."""
+        """Wait until the node has shut down, whoever asked for that. Cancelling it changes nothing."""
         if not self._entered:
             raise RuntimeError(f"{self!r} was never entered")
         await self._closed.wait()
@@ -357,7 +359,7 @@ class Node(anyio.AsyncContextManagerMixin):
     async def start_listening(self) -> Address:
         """Listen at `Config.listener_addr`, and return the address that was bound.
 
-        Raises `OSError` if that is not to be, `RuntimeError` without an address or when it listens already. When it
+        Raises `OSError` if that fails, `RuntimeError` without an address or when it listens already. When it
         is cancelled, the node does not listen.
         """
         self._opened()
@@ -459,7 +461,8 @@ class Node(anyio.AsyncContextManagerMixin):
         """Connect to an address, shake hands, and return the established connection.
 
         The host may be a name; then its addresses are tried in the system's order, and the connection's address is
-        the one that answered. A connection to it that is just ending is waited for.
+        the one that answered. A connection to it that is just ending is waited for. That it returns means that this
+        side is done; the other one may still refuse, then the connection ends with READING.
 
         Raises `OSError` (of the last address tried; `TimeoutError` after `Config.connection_timeout`),
         `HandshakeError`, `AlreadyConnectedError`, `ConnectionLimitError`, `SelfConnectionError` or `NodeClosedError`.
@@ -475,9 +478,10 @@ class Node(anyio.AsyncContextManagerMixin):
 
         `addr` is the peer's, under which the connection is known; its host may be anything. The stream is the node's
         from here on: it is closed if the connection is not to be. For a TCP socket use `TCPTransport.wrap`; AnyIO's own
-        TCP streams read ahead without a bound on asyncio.
+        TCP streams read ahead without a bound on asyncio. If the peer never closes a stream that is no TCP stream, its
+        orderly end takes, and holds its slot for, the whole grace period.
 
-        Raises and can be cancelled as `connect`.
+        Raises what `connect` raises, and is cancelled like it.
         """
         try:
             self._opened()
@@ -804,7 +808,7 @@ class Node(anyio.AsyncContextManagerMixin):
             if due <= now:
                 self.heuristics.idle_timeouts += 1
                 self._report.info("a peer was silent for too long", link.addr)
-                error = TimeoutError(f"no complete message from {link.addr} for {timeout} s")
+                error = TimeoutError(f"no complete message from {link.addr[0]}:{link.addr[1]} for {timeout} s")
                 link.end(DisconnectOrigin.READING, error, broken=True)
             earliest = min(earliest, due)
         return earliest
@@ -815,11 +819,12 @@ class Node(anyio.AsyncContextManagerMixin):
         Returns once the connection is closed and removed: after its hook, and after all that was accepted for sending
         has been written, within the grace period. With `abort` the socket is closed at once, without flush or
         goodbye (a ban), and then the hook runs. Called from inside the connection's own hooks it only starts the end.
-        False, if there is no such connection or something else has ended it before.
+        False, if there is no such connection or something else has ended it before. A host name finds nothing:
+        connections are known by the IP address.
 
         Cancelling it only stops the waiting.
         """
-        link = self._admission.established.get(canonical(peer) if isinstance(peer, tuple) else peer.addr)
+        link = self._admission.established.get(address_of(peer))
         if link is None or (isinstance(peer, Connection) and link is not peer):
             await checkpoint()
             return False

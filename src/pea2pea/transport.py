@@ -72,11 +72,11 @@ class Transport(Protocol):
         ...
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
-        """Bind and listen; `OSError` if that is not to be."""
+        """Bind and listen; `OSError` if that fails."""
         ...
 
     async def dial(self, addr: Address, /) -> ByteStream:
-        """A stream to one of the addresses that `resolve` returned; `OSError` if that is not to be."""
+        """A stream to one of the addresses that `resolve` returned; `OSError` if that fails."""
         ...
 
 

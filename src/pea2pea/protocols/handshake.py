@@ -23,10 +23,14 @@ class Handshake(Protocol):
         """Say, on both sides, whatever it takes to become peers.
 
         Returns the stream to go on with: the given one, or one that wraps it (TLS, Noise, a buffered stream). Bytes
-        that were read too far must be in the returned one. Any exception refuses the peer: the stream is closed, and
-        `Node.connect` raises `HandshakeError` from it. It is cancelled at the timeout given to `enable_handshake`,
-        at shutdown, and when the `connect` or `adopt` that waits for it is cancelled. The connection is not in
-        `Node.connections` yet.
+        that were read too far must be in the returned one.
+
+        Any exception refuses the peer: the stream is closed, and a `connect` or `adopt` of this node that waits for it
+        raises `HandshakeError` from it. The other side learns of it only as the end of the stream: if it must know,
+        let the responder end the handshake with a confirmation for which the initiator waits.
+
+        It is cancelled at the timeout given to `enable_handshake`, at shutdown, and when the `connect` or `adopt` that
+        waits for it is cancelled. The connection is not in `Node.connections` yet.
         """
         ...
 
@@ -35,6 +39,7 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
     """Run the handshake of one connection; raises `HandshakeError`, and nothing else but what is not ours."""
     heuristics = link.report.heuristics
     place = "perform_handshake"
+    peer = f"{link.addr[0]}:{link.addr[1]}"
     stream: ByteStream | None = None
     scope = CancelScope(deadline=current_time() + timeout)
     try:
@@ -47,11 +52,11 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
             raise _timed_out(link, timeout) from error
         heuristics.handshake_failures += 1
         link.report.info("a handshake failed", link.addr, error)
-        raise HandshakeError(f"the handshake with {link.addr} failed: {error!r}") from error
+        raise HandshakeError(f"the handshake with {peer} failed: {error!r}") from error
     except get_cancelled_exc_class() as error:
         link.report.judge(place, error, link.addr)
         heuristics.handshake_failures += 1
-        raise HandshakeError(f"the handshake with {link.addr} awaited something cancelled") from error
+        raise HandshakeError(f"the handshake with {peer} awaited something cancelled") from error
     if scope.cancelled_caught:
         raise _timed_out(link, timeout)
     try:
@@ -72,4 +77,4 @@ def _timed_out(link: Link, timeout: float) -> HandshakeTimeoutError:
     link.report.heuristics.handshake_failures += 1
     link.report.heuristics.handshake_timeouts += 1
     link.report.info("a handshake took too long", link.addr)
-    return HandshakeTimeoutError(f"no handshake with {link.addr} within {timeout} s")
+    return HandshakeTimeoutError(f"no handshake with {link.addr[0]}:{link.addr[1]} within {timeout} s")

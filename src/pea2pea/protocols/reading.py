@@ -22,6 +22,7 @@ from anyio import CancelScope, EndOfStream, Event, create_task_group
 from anyio.lowlevel import checkpoint
 
 from .._report import says_gone
+from ..config import needs
 from ..connection import DisconnectOrigin, Link
 from ..errors import FrameError
 from ..transport import TAKE_MAX
@@ -72,7 +73,9 @@ class Reader(Generic[M]):
     def __init__(self, link: Link, reading: Reading[M], *, drop_beyond: int | None, grace: float) -> None:
         self._link = link
         self._direct = link.direct
-        self._decode = reading.decoder(link.addr, link.side).decode
+        decoder = reading.decoder(link.addr, link.side)
+        needs("decoder must return", decoder, "decode")
+        self._decode = decoder.decode
         self._process = reading.process_message
         self._limit = drop_beyond
         self._grace = grace
@@ -176,7 +179,7 @@ class Reader(Generic[M]):
         looked = monotonic()
         try:
             if data is not None:
-                self._messages = iter(self._decode(data))
+                self._messages = self._decoded(data)
             for message in self._messages if self._limit is None else self._kept_first():
                 count += 1
                 try:
@@ -281,7 +284,13 @@ class Reader(Generic[M]):
 
     def _then(self, messages: Iterator[M], data: bytes) -> Iterator[M]:
         yield from messages
-        yield from self._decode(data)
+        yield from self._decoded(data)
+
+    def _decoded(self, data: bytes) -> Iterator[M]:
+        messages = self._decode(data)
+        if not hasattr(messages, "__iter__"):
+            raise TypeError(f"decode must return an iterable of messages, not {messages!r}")
+        return iter(messages)
 
     def _decoder_failed(self, error: BaseException) -> None:
         link = self._link

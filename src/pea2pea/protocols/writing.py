@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from anyio import Event, current_time, move_on_after, move_on_at
 from anyio.lowlevel import checkpoint
 
-from .._address import canonical
-from ..connection import DisconnectOrigin, Link
+from ..config import needs
+from ..connection import Connection, DisconnectOrigin, Link, address_of
 from ..errors import DeliveryError, NotConnectedError, QueueFullError
 
 if TYPE_CHECKING:
@@ -64,15 +64,22 @@ class Outbox(Generic[M_contra]):
 
         Raises `QueueFullError` (the message was not even encoded), or `NotConnectedError`.
         """
-        (self._writers.get(peer) or self._find(peer)).post(message)
+        try:
+            writer = self._writers[peer]
+        except (KeyError, TypeError):
+            writer = self._find(peer)
+        writer.post(message)
 
     async def send(self, peer: Peer, message: M_contra) -> None:
         """Queue a message, waiting for room; those who wait are served in order.
 
-        With room it is no checkpoint. Returning says nothing about delivery. Raises `NotConnectedError`, also when the
-        connection ends while it waits. Cancelling it while it waits queues nothing.
+        If there is room, it does not yield to other tasks. Returning says nothing about delivery. Raises
+        `NotConnectedError`, also when the connection ends while it waits. Cancelling it while it waits queues nothing.
         """
-        writer = self._writers.get(peer) or self._find(peer)
+        try:
+            writer = self._writers[peer]
+        except (KeyError, TypeError):
+            writer = self._find(peer)
         if writer.full or writer.waiting:
             await writer.wait_for_room()
         writer.post(message)
@@ -83,7 +90,7 @@ class Outbox(Generic[M_contra]):
         Raises `NotConnectedError` if it could not be queued, `DeliveryError` if the connection ended before it was
         written. Cancelling it after the message was queued only stops the waiting.
         """
-        writer = self._writers.get(peer) or self._find(peer)
+        writer = self._find(peer)
         if writer.full or writer.waiting:
             await writer.wait_for_room()
         ticket = writer.written + writer.pending + 1
@@ -116,20 +123,18 @@ class Outbox(Generic[M_contra]):
 
     def pending(self, peer: Peer) -> int:
         """How many messages to that peer are queued and not yet written. Raises `NotConnectedError`."""
-        return (self._writers.get(peer) or self._find(peer)).pending
+        return self._find(peer).pending
 
     def _find(self, peer: Peer) -> Writer[M_contra]:
-        if isinstance(peer, tuple):
-            addr = canonical(peer)
-            writer = self._writers.get(addr)
-            if writer is not None:
-                return writer
-        else:
-            addr = peer.addr
-        raise NotConnectedError(f"there is no connection to {addr[0]}:{addr[1]}, or it has ended", addr)
+        addr = address_of(peer)
+        try:
+            return self._writers[peer if isinstance(peer, Connection) else addr]
+        except KeyError:
+            raise NotConnectedError(f"there is no connection to {addr[0]}:{addr[1]}, or it has ended", addr) from None
 
     def __repr__(self) -> str:
-        return f"<Outbox to {len(self._writers) // 2} peers>"
+        count = len(self._writers) // 2
+        return f"<Outbox to {count} peer{'s' * (count != 1)}>"
 
 
 class Writer(Generic[M_contra]):
@@ -152,6 +157,7 @@ class Writer(Generic[M_contra]):
         limit: int,
         timeout: float,
     ) -> None:
+        needs("encoder must return", encoder, "encode")
         self.addr: Address = link.addr
         self.encoder: Encoder[M_contra] = encoder
         self.encode: Callable[[M_contra], Frame] = encoder.encode
@@ -307,7 +313,8 @@ class Writer(Generic[M_contra]):
 
     def _timed_out(self) -> TimeoutError:
         self._link.report.heuristics.write_timeouts += 1
-        return TimeoutError(f"{self.addr} did not take {QUANTUM} bytes, or what was left, within {self._timeout} s")
+        peer = f"{self.addr[0]}:{self.addr[1]}"
+        return TimeoutError(f"{peer} did not take {QUANTUM} bytes, or what was left, within {self._timeout} s")
 
     def _take(self) -> None:
         """Take in hand as much as should go out in one write: small parts joined, large ones as they are."""
