@@ -11,7 +11,13 @@ The modules, in the order of a connection's life (imports point upwards in this 
     node                        listens, dials, supervises, shuts down: one task a connection
     topology, testing           helpers for many nodes, and for tests of one's codecs
 
-A module is imported when something of it is first used.
+A module is imported when something of it is first used. Of three names `help` tells nothing, since they are aliases:
+
+    Address     tuple[str, int]: a host and a port; an IP literal is in canonical form: compressed, and IPv4-mapped IPv6
+                (RFC 4291, section 2.5.5.2) folded to IPv4
+    Peer        Address | Connection: whom to send to or disconnect; a connection never stands for its successor
+    Frame       Chunk | tuple[Chunk, ...]: what an encoder makes of a message: its bytes, or parts to be sent one after
+                the other; a Chunk is bytes, bytearray or memoryview: contiguous, and not changed once returned
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from ipaddress import IPv6Address, ip_address
 from typing import TypeAlias, cast
 
 Address: TypeAlias = tuple[str, int]
-"""A canonical IP literal and a port: compressed, and IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2) folded to IPv4."""
 
 
 def canonical(addr: Address) -> Address:

@@ -26,6 +26,14 @@ from .errors import FrameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+__all__ = [
+    "BytesCodec", "Chunk", "Codec", "Decoder", "DelimitedCodec", "Encoder", "Frame", "LengthDelimitedCodec",
+    "LinesCodec", "VarintDelimitedCodec", "mapped",
+]  # fmt: skip
+
+# The names are for those who read a type checker's message.
+Of_codec = TypeVar("Of_codec")
+Made_by_decode_and_taken_by_encode = TypeVar("Made_by_decode_and_taken_by_encode")
 A = TypeVar("A")
 B = TypeVar("B")
 M = TypeVar("M")
@@ -33,10 +41,7 @@ M_co = TypeVar("M_co", covariant=True)
 M_contra = TypeVar("M_contra", contravariant=True)
 
 Chunk: TypeAlias = bytes | bytearray | memoryview
-"""A contiguous run of bytes, which is not changed after it was returned."""
-
 Frame: TypeAlias = Chunk | tuple[Chunk, ...]
-"""What an encoder makes of one message: its bytes, or parts to be sent one after the other."""
 
 DEFAULT_MAX_LENGTH = 8 * 1024 * 1024
 _SMALL = 16 * 1024  # pieces below this are put together: an object each would outweigh what is in them
@@ -485,7 +490,12 @@ class _Mapped(Generic[A, B]):
             yield made
 
 
-def mapped(codec: Codec[A], *, decode: Callable[[A], B], encode: Callable[[B], A]) -> Codec[B]:
+def mapped(
+    codec: Codec[Of_codec],
+    *,
+    decode: Callable[[Of_codec], Made_by_decode_and_taken_by_encode],
+    encode: Callable[[Made_by_decode_and_taken_by_encode], Of_codec],
+) -> Codec[Made_by_decode_and_taken_by_encode]:
     """Makes of a codec another one, whose messages are of a type of your own.
 
         mapped(LinesCodec(), decode=json.loads, encode=json.dumps)

@@ -99,7 +99,6 @@ class Connection(TypedAttributeProvider):
 
 
 Peer: TypeAlias = Address | Connection
-"""Whom to send to or disconnect: an address, or a `Connection`, which never stands for its successor."""
 
 
 def address_of(peer: Peer) -> Address:

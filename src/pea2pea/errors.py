@@ -18,6 +18,12 @@ A dial that fails is a plain `ConnectionRefusedError`, `OSError` or `TimeoutErro
 
 from __future__ import annotations
 
+__all__ = [
+    "AlreadyConnectedError", "ConnectionLimitError", "DeliveryError", "FrameError", "HandshakeError",
+    "HandshakeTimeoutError", "NodeClosedError", "NodeError", "NotConnectedError", "QueueFullError",
+    "SelfConnectionError",
+]  # fmt: skip
+
 
 class NodeError(Exception):
     """The base of all that a node refuses or fails to do."""

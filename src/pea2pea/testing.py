@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from .codecs import Chunk, Codec
 
+__all__ = ["Strategy", "check_codec", "wait_until"]
+
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
 
@@ -111,8 +113,10 @@ def check_codec(
     are checked alone and in pairs, then all together.
 
     Raises `AssertionError` that names the fault and shows the smallest case: the fewest messages, then the earliest
-    cut; `ValueError` if there are no messages.
+    cut; `ValueError` if there are no messages, `TypeError` if `make_codec` cannot be called.
     """
+    if not callable(make_codec):
+        raise TypeError(f"make_codec makes a new codec at each call: pass a class or a function, not {make_codec!r}")
     given = list(messages)
     if not given:
         raise ValueError("check_codec needs at least one message")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .node import Node
 
+__all__ = ["connect_nodes", "grid", "line", "mesh", "random", "ring", "star", "tree"]
+
 _MIN_NODES = 2
 _POLL = 0.001  # seconds
 

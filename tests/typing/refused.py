@@ -56,7 +56,16 @@ class Disagreeing:
     async def process_message(self, source: Address, message: bytes) -> None: ...
 
 
-Node().enable_reading(Disagreeing())  # type: ignore[misc]  # says: process_message
+Node().enable_reading(Disagreeing())  # type: ignore[misc]  # says: Made_by_decoder_and_taken_by_process_message | process_message
+
+
+class DisagreeingByName(Reading[str]):
+    """So that the message is at the method."""
+
+    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+        return LinesCodec()
+
+    async def process_message(self, source: Address, message: bytes) -> None: ...  # type: ignore[override]  # says: "process_message", Reading, "str" | "process_message"
 
 
 class SyncHandler:
@@ -369,7 +378,7 @@ decodes_text: Codec[str] = DecodesText()  # type: ignore[assignment]  # says: de
 lists_of_parts: Frame = [b"header", b"payload"]  # type: ignore[assignment]  # says: list
 of_other_messages: Encoder[bytes] = LinesCodec()  # type: ignore[assignment]  # says: encode
 mapped_wrongly: Codec[Ping] = mapped(LinesCodec(), decode=Ping, encode=lambda ping: "")  # type: ignore[arg-type]  # says: decode | decode
-mapped(LinesCodec(), decode=int, encode=bytes.decode)  # type: ignore[misc]  # says: "mapped"
+mapped(LinesCodec(), decode=int, encode=bytes.decode)  # type: ignore[misc]  # says: Made_by_decode_and_taken_by_encode | decode
 mapped(LinesCodec(), decode=int, encode=int.bit_length)  # type: ignore[arg-type]  # says: "encode"
 mapped(LinesCodec(), int, str)  # type: ignore[call-arg]  # says: "mapped" | positional
 parts_of_text: Frame = ("header", b"payload")  # type: ignore[assignment]  # says: tuple[str, bytes] | 'header'
