@@ -31,10 +31,17 @@ class Greeter:
         self.node.enable_on_disconnect(self)
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
-        """Both sides say their names; what was read too far stays in the stream that is returned."""
+        """Both sides say their names; what was read too far stays in the stream that is returned.
+
+        An exception would refuse the peer. The responder has the last word, so the initiator hears whether it did.
+        """
         buffered = BufferedByteStream(stream)
         await stream.send(self.name.encode() + b"\n")
         name = await buffered.receive_until(b"\n", max_bytes=32)
+        if connection.side is Side.RESPONDER:
+            await stream.send(b"welcome\n")
+        else:
+            await buffered.receive_until(b"\n", max_bytes=32)
         self.names[connection.addr] = name.decode()
         print(f"{self.name}: {connection.side.value} of a connection with {name.decode()}")
         return buffered

@@ -10,9 +10,10 @@ from time import monotonic
 class Stats:
     """What went over the wire, of a node (all its connections ever) or of one connection. Read-only for users.
 
-    A message is counted as sent when its last byte is handed to the operating system, and as received when it is
-    handed to `process_message`; bytes are those of the stream that the codec works on. `created` is when it began, on
-    the clock of `time.monotonic`.
+    created: when it began, on the clock of `time.monotonic`.
+    messages_sent: messages whose last byte was handed to the operating system.
+    messages_received: messages that were handed to `process_message`.
+    bytes_sent, bytes_received: bytes of the stream that the codec works on.
     """
 
     created: float = field(default_factory=monotonic)

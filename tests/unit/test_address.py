@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
@@ -81,6 +82,22 @@ def test_what_cannot_be_an_address_is_a_value_error_that_shows_it(wrong: tuple[s
     with pytest.raises(ValueError, match="the address") as caught:
         checked(wrong)
     assert repr(wrong) in str(caught.value)
+
+
+class Host(str, Enum):  # as one had to write it before Python 3.11
+    HERE = "::FFFF:127.0.0.1"
+    THERE = "a.name.example"
+
+
+class Port(IntEnum):
+    HTTP = 80
+
+
+@pytest.mark.parametrize(("host", "plain"), [(Host.HERE, "127.0.0.1"), (Host.THERE, "a.name.example")])
+def test_strings_and_numbers_of_other_types_become_plain_ones(host: Host, plain: str) -> None:
+    addr = checked((host, Port.HTTP))
+    assert addr == (plain, 80)
+    assert [type(part) for part in addr] == [str, int]
 
 
 def test_the_highest_and_the_lowest_port_are_fine() -> None:

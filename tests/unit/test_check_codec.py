@@ -233,6 +233,12 @@ def test_codecs_without_boundaries_are_checked_as_a_whole() -> None:
     check_codec(BytesCodec, [b""], join=b"".join)
 
 
+def test_a_codec_instead_of_what_makes_one_is_refused() -> None:
+    codec: Any = LinesCodec()
+    with pytest.raises(TypeError, match=r"pass a class or a function, not LinesCodec\("):
+        check_codec(codec, ["line"])
+
+
 def test_without_messages_there_is_nothing_to_check() -> None:
     with pytest.raises(ValueError, match="at least one message"):
         check_codec(LengthDelimitedCodec, [])

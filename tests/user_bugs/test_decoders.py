@@ -12,7 +12,7 @@ from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, RawPeer, User, above_info, frame, told_errors, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pea2pea.codecs import Chunk
 
@@ -76,16 +76,28 @@ async def test_a_decoder_that_returns_nothing_has_a_bug(user: User, caplog: pyte
             assert user.origins == [DisconnectOrigin.READING]
     (error,) = told_errors(caplog)
     assert isinstance(error, TypeError)
+    assert str(error) == "decode must return an iterable of messages, not None"
+
+
+async def a_codec() -> LengthDelimitedCodec:
+    return LengthDelimitedCodec()
+
+
+class HalfACodec:
+    decode = encode = None
 
 
 @pytest.mark.parametrize("factory", ["decoder", "encoder"])
-async def test_a_factory_that_returns_nothing_has_a_bug(factory: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("make", [lambda: None, a_codec, lambda: LengthDelimitedCodec, HalfACodec])
+async def test_a_factory_that_returns_no_codec_has_a_bug_that_is_told_so(
+    factory: str, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
     class Careless(User):
         def decoder(self, addr: Address, side: Side) -> Any:
-            return None if factory == "decoder" else super().decoder(addr, side)
+            return make() if factory == "decoder" else super().decoder(addr, side)
 
         def encoder(self, addr: Address, side: Side) -> Any:
-            return None if factory == "encoder" else super().encoder(addr, side)
+            return make() if factory == "encoder" else super().encoder(addr, side)
 
     user = Careless()
     async with user.node as node:
@@ -94,7 +106,9 @@ async def test_a_factory_that_returns_nothing_has_a_bug(factory: str, caplog: py
             await wait_until(lambda: user.ended)
             assert user.origins == [DisconnectOrigin.READING if factory == "decoder" else DisconnectOrigin.WRITING]
             assert user.connected == []
-    assert node.heuristics.hook_errors == len(told_errors(caplog)) == 1
+    (error,) = told_errors(caplog)
+    assert node.heuristics.hook_errors == 1
+    assert str(error).startswith(f"{factory} must return an instance with a method {factory.removesuffix('r')}, not ")
     assert factory in above_info(caplog)[0].getMessage()
 
 

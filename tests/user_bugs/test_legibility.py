@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import re
+from types import ModuleType
+from typing import TypeVar
 
 import anyio
 import pytest
 
 import pea2pea
-from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError, Side, TCPTransport, codecs
+from pea2pea import (
+    Config,
+    DisconnectOrigin,
+    Node,
+    NotConnectedError,
+    Side,
+    TCPTransport,
+    codecs,
+    errors,
+    testing,
+    topology,
+)
 from pea2pea.errors import NodeError
 from tests.helpers import ALL, LOCALHOST, MemoryNetwork, User, running_tasks, turns, two_nodes
 
@@ -98,6 +111,14 @@ async def test_nothing_public_has_the_repr_of_any_object() -> None:
     assert "closed" in repr(connection.stream)  # type: ignore[attr-defined]  # as above
 
 
+async def test_one_connection_is_told_from_several() -> None:
+    user, peer = User(Config(name="Alice")), User()
+    async with two_nodes(user, peer):
+        assert repr(user.node) == "<Node Alice, running, 1 connection>"
+        assert repr(user.outbox) == "<Outbox to 1 peer>"
+    assert repr(user.outbox) == "<Outbox to 0 peers>"
+
+
 async def test_a_set_up_shows_in_the_repr_of_the_view() -> None:
     user = User(enable=ALL)
     seen: list[str] = []
@@ -124,6 +145,41 @@ async def test_what_a_node_raises_tells_whom_it_is_about() -> None:
             await node.connect((LOCALHOST, 4711))
         with pytest.raises(NotConnectedError, match=r"127\.0\.0\.1:4711"):
             outbox.send_nowait((LOCALHOST, 4711), b"hello")
+
+
+@pytest.mark.parametrize("made", [pea2pea.Config(), pea2pea.Heuristics(), pea2pea.Stats(), Node()])
+def test_help_tells_of_every_field(made: object) -> None:
+    slots: tuple[str, ...] = getattr(made, "__slots__", ())
+    words = re.findall(r"\w+", type(made).__doc__ or "")
+    assert [field for field in slots or vars(made) if not field.startswith("_") and field not in words] == []
+
+
+def test_help_tells_of_every_attribute_and_member() -> None:
+    assert all(f"    {name}: " in str(pea2pea.Connection.__doc__) for name in pea2pea.Connection.__slots__)
+    for kind in (DisconnectOrigin, Side):
+        assert all(f"{member.name}: " in str(kind.__doc__) for member in kind)
+    for alias in ("Address", "Peer", "Frame"):
+        assert f"    {alias} " in str(pea2pea.__doc__)
+
+
+@pytest.mark.parametrize("module", [codecs, errors, testing, topology])
+def test_all_is_what_a_module_has_of_its_own_for_users(module: ModuleType) -> None:
+    own = {name for name, it in vars(module).items() if getattr(it, "__module__", "") == module.__name__}
+    own = {name for name in own if not name.startswith("_") and not isinstance(getattr(module, name), TypeVar)}
+    assert own <= set(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+async def test_an_address_in_a_message_is_a_host_and_a_port() -> None:
+    async def refuse(connection: pea2pea.Connection, stream: anyio.abc.ByteStream) -> anyio.abc.ByteStream:
+        raise PermissionError
+
+    user, peer = User(enable=ALL), User(enable=ALL)
+    user.shake_hands = refuse
+    async with user.node, peer.node as node:
+        host, port = await node.start_listening()
+        with pytest.raises(pea2pea.HandshakeError, match=f"the handshake with {host}:{port} failed"):
+            await user.node.connect((host, port))
 
 
 def test_errors_of_the_library_say_that_they_are_its_own() -> None:

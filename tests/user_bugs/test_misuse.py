@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pea2pea import Address, Config, Node, Side
+from pea2pea import Address, Config, Node, NotConnectedError, Side
 from pea2pea.codecs import LengthDelimitedCodec, LinesCodec
-from tests.helpers import ALL, LOCALHOST, RawPeer, User, connect, frame, two_nodes, wait_until
+from tests.helpers import ALL, LOCALHOST, RawPeer, User, above_info, connect, frame, told_errors, two_nodes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,95 @@ def test_enabling_what_lacks_the_methods_is_a_type_error_that_shows_it(protocol:
         ENABLE[protocol](node, nothing)
     assert repr(nothing) in str(caught.value)
     ENABLE[protocol](node, User(enable=[]))  # nothing was enabled
+
+
+@pytest.mark.parametrize("protocol", ENABLE)
+def test_enabling_a_class_instead_of_an_instance_is_a_type_error_that_says_so(protocol: str) -> None:
+    with pytest.raises(TypeError, match=r"needs an instance with a method \w+, not <class .*User'>"):
+        ENABLE[protocol](Node(), User)
+
+
+def test_a_class_whose_methods_need_no_instance_is_as_good_as_one() -> None:
+    class Stateless:
+        @staticmethod
+        def encoder(addr: Address, side: Side) -> LinesCodec:
+            return LinesCodec()
+
+    Node().enable_writing(Stateless)
+
+
+@pytest.mark.parametrize("config", [None, Config, "a name", {"name": "a name"}])
+def test_a_config_that_is_none_is_a_type_error_that_shows_it(config: Any) -> None:
+    with pytest.raises(TypeError, match="must be a Config") as caught:
+        Node(config)
+    assert repr(config) in str(caught.value)
+
+
+@pytest.mark.parametrize("hook", ["process_message", "on_connect", "on_disconnect", "background task of_mine"])
+async def test_a_hook_that_is_not_async_has_a_bug_that_is_told_so(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    user = User()
+    called: list[object] = []
+
+    def of_mine(*args: object) -> None:
+        called.append(args)
+
+    setattr(user, hook, of_mine)
+    of_mine.__qualname__ = "of_mine"
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            if hook == "background task of_mine":
+                untyped: Any = of_mine
+                node.start_soon(untyped)
+            await peer.send(frame(b"hello"))
+            peer.sock.shutdown(socket.SHUT_WR)
+            await wait_until(lambda: called and not node.connections)
+    assert [str(error).partition(":")[0] for error in told_errors(caplog)] == [f"{hook} must be async"]
+    assert f"{hook} must be async" in above_info(caplog)[0].getMessage()
+
+
+async def test_what_a_hook_awaits_wrongly_itself_is_told_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    async def wrong(*_: object) -> None:
+        nothing: Any = None
+        await nothing
+
+    user = User()
+    user.handle = wrong
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"hello"))
+            assert await peer.is_refused()
+    (error,) = told_errors(caplog)
+    assert "must be async" not in str(error)
+
+
+NO_PEERS = ["127.0.0.1", ["127.0.0.1", 80], ("127.0.0.1", "80"), ("127.0.0.1", 80, 0, 0), None, 80]
+
+
+@pytest.mark.parametrize("wrong", NO_PEERS, ids=repr)
+async def test_what_is_no_peer_is_a_type_error_that_shows_it_and_says_what_is(wrong: Any) -> None:
+    user = User()
+    async with user.node as node:
+        uses: list[Callable[[], Any]] = [
+            lambda: user.outbox.send_nowait(wrong, b"hello"),
+            lambda: user.outbox.send(wrong, b"hello"),
+            lambda: user.outbox.deliver(wrong, b"hello"),
+            lambda: user.outbox.pending(wrong),
+            lambda: node.disconnect(wrong),
+        ]
+        for use in uses:
+            with pytest.raises(TypeError, match=r"must be a Connection or a tuple \(host: str, port: int\)") as caught:
+                await use()
+            assert repr(wrong) in str(caught.value)
+            assert caught.value.__suppress_context__
+
+
+async def test_a_peer_that_is_not_connected_is_still_told_from_what_is_none() -> None:
+    user = User()
+    async with user.node as node:
+        for use in (user.outbox.send, user.outbox.deliver):
+            with pytest.raises(NotConnectedError, match=r"127\.0\.0\.1:80"):
+                await use((LOCALHOST, 80), b"hello")
+        assert not await node.disconnect((LOCALHOST, 80))
 
 
 @pytest.mark.parametrize(
