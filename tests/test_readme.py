@@ -33,6 +33,31 @@ def test_the_other_snippets_run_one_after_the_other() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+PATIENCE = """
+import anyio
+from pea2pea.testing import wait_until
+
+async def main():
+    patient, talker = Patient(), Node()
+    outbox = talker.enable_writing(patient)
+    async with talker, patient.node as node:
+        peer = await talker.connect(await node.start_listening())
+        for number in range(11):
+            await outbox.send(peer, str(number))
+        await wait_until(lambda: not talker.connections)
+
+Patient.encoder = Patient.decoder
+anyio.run(main)
+"""
+
+
+def test_the_peer_that_goes_on_and_on_is_banned() -> None:
+    (snippet,) = (snippet for snippet in SNIPPETS if "class Patient" in snippet)
+    done = run(snippet.replace('("::", 4000)', '("127.0.0.1", 0)') + PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\('127.0.0.1', \d+\) is gone: USER, None\n", done.stdout)
+
+
 def test_the_files_it_links_to_exist() -> None:
     targets = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert targets

@@ -131,6 +131,9 @@ def test_pyright_names_what_is_at_fault(bare: Path) -> None:
 
 def test_the_readmes_mistake_gets_the_error_it_tells_of(tmp_path: Path) -> None:
     section = (ROOT / "README.md").read_text().partition("### Type-check your protocol")[2]
-    program, told = re.findall(r"```(?:python|text)\n(.*?)```", section, flags=re.DOTALL)[:2]
+    program, told, told_of_another = re.findall(r"```(?:python|text)\n(.*?)```", section, flags=re.DOTALL)[:3]
     (tmp_path / "shout.py").write_text(program)
     assert " ".join(mypy(tmp_path, "shout.py").split()).startswith(" ".join(told.split()))
+    other = program.replace("def process", "async def process").replace("message: str", "message: bytes")
+    (tmp_path / "shout.py").write_text(other)
+    assert mypy(tmp_path, "shout.py").startswith(told_of_another)
