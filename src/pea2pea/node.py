@@ -818,9 +818,10 @@ class Node(anyio.AsyncContextManagerMixin):
 
         Returns once the connection is closed and removed: after its hook, and after all that was accepted for sending
         has been written, within the grace period. With `abort` the socket is closed at once, without flush or
-        goodbye (a ban), and then the hook runs. Called from inside the connection's own hooks it only starts the end.
-        False, if there is no such connection or something else has ended it before. A host name finds nothing:
-        connections are known by the IP address.
+        goodbye (a ban), and then the hook runs. Called from inside the connection's own hooks it only starts the end,
+        which cancels `process_message`, and an abortable `on_connect`, at the next `await`. False, if there is no such
+        connection or something else has ended it before. A host name finds nothing: connections are known by the IP
+        address.
 
         Cancelling it only stops the waiting.
         """
