@@ -83,11 +83,11 @@ class Node(anyio.AsyncContextManagerMixin):
     """
 
     def __init__(self, config: Config = Config(), *, transport: Transport | None = None) -> None:  # noqa: B008  # frozen
+        if not isinstance(cast("object", config), Config):
+            raise TypeError(f"config must be a Config, not {config!r}")
         self.config: Final = config
         self.name: Final = str(next(_numbers)) if config.name is None else config.name
         self.stats: Final = Stats()
-        if not isinstance(cast("object", config), Config):
-            raise TypeError(f"config must be a Config, not {config!r}")
         self.heuristics: Final = Heuristics()
         self._admission = Admission(config)
         self.connections: Final[Mapping[Address, Connection]] = ConnectionsView(self._admission)
