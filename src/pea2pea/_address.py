@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv6Address, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias, cast
 
 Address: TypeAlias = tuple[str, int]
@@ -11,14 +12,21 @@ Address: TypeAlias = tuple[str, int]
 
 def canonical(addr: Address) -> Address:
     """The one form of an address; a host that is no IP literal is taken as it is."""
-    host, port = addr
+    return _canonical_host(addr[0]), addr[1]
+
+
+def literal(host: str) -> IPv4Address | IPv6Address | None:
+    """The IP address that a host is; None if it is no IP literal."""
     try:
         ip = ip_address(host)
     except ValueError:
-        return host, port
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return str(ip), port
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+@lru_cache(1024)
+def _canonical_host(host: str) -> str:
+    return str(literal(host) or host)
 
 
 def checked(addr: Address, what: str = "the address") -> Address:
@@ -39,16 +47,14 @@ def is_pair(given: object) -> bool:
     return len(parts) == 2 and isinstance(parts[0], str) and type(parts[1]) is not bool and isinstance(parts[1], int)
 
 
+@lru_cache(1024)
 def group_of(host: str, ipv6_prefix: int) -> str | None:
     """What connections are counted by: an IPv4 address or an IPv6 prefix; None for what is exempt.
 
     Exempt are loopback and hosts that are no IP literal.
     """
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        return None
-    if ip.is_loopback:
+    ip = literal(host)
+    if ip is None or ip.is_loopback:
         return None
     if isinstance(ip, IPv6Address):
         return f"{int(ip) >> (128 - ipv6_prefix):x}/{ipv6_prefix}"

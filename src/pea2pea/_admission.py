@@ -50,15 +50,15 @@ class Admission:
             raise AlreadyConnectedError(f"a connection to {where} is being set up already")
         if not self.has_budget(side):
             raise _limit("max_connecting", config.max_connecting, where)
-        if len(self.established) + len(self.connecting) >= config.max_connections:
-            raise _limit("max_connections", config.max_connections, where)
         inbound = side is Side.RESPONDER
         if inbound and config.max_inbound is not None and self._of_side[side] >= config.max_inbound:
             raise _limit("max_inbound", config.max_inbound, where)
         group = group_of(addr[0], config.ipv6_prefix)
+        if group is not None and self._of_group[group] >= config.max_connections_per_ip:
+            raise _limit("max_connections_per_ip", config.max_connections_per_ip, where)
+        if len(self.established) + len(self.connecting) >= config.max_connections:
+            raise _limit("max_connections", config.max_connections, where)
         if group is not None:
-            if self._of_group[group] >= config.max_connections_per_ip:
-                raise _limit("max_connections_per_ip", config.max_connections_per_ip, where)
             self._of_group[group] += 1
         self.connecting[addr] = side
         self._of_side[side] += 1

@@ -36,7 +36,7 @@ from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError
 from .protocols.handshake import Handshake, shake_hands
 from .protocols.on_connect import Greeter, OnConnect
 from .protocols.on_disconnect import OnDisconnect, take_leave
-from .protocols.reading import Discarder, Reader, Reading, notice_end
+from .protocols.reading import SLICE, Discarder, Reader, Reading, notice_end
 from .protocols.writing import Flusher, Outbox, Writer, Writing
 from .stats import Heuristics, Stats
 from .transport import Listener, TCPStream, TCPTransport, Transport, close_notify, is_stream
@@ -61,9 +61,15 @@ class _SetUp:
         self.link = link
         self.dialled = dialled
         self.caller = current_link.get()  # in whose hook `connect` was called
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None  # of its task, while that sets up
         self.error: Exception | None = None
-        self.done = anyio.Event()
+        self.done: anyio.Event | None = None  # for who waits
+
+    def cancel(self, error: Exception) -> None:
+        """Let it come to nothing; the first reason is the one that is told."""
+        self.error = self.error or error
+        if self.scope is not None:
+            self.scope.cancel()
 
 
 class Node(anyio.AsyncContextManagerMixin):
@@ -110,7 +116,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._closing_by = math.inf  # when it should be over
         self._fatal: BaseException | None = None
         self._abandon: Callable[[], None] = lambda: None
-        self._setups: set[_SetUp] = set()
+        self._setups: dict[_SetUp, None] = {}  # in order, so that the oldest can be found
         self._running_services: set[str] = set()
         self._starting = False
         self._listener: Listener | None = None
@@ -289,7 +295,7 @@ class Node(anyio.AsyncContextManagerMixin):
 
     def _end_all(self) -> None:
         for setup in self._setups:
-            setup.scope.cancel()
+            setup.cancel(NodeClosedError(f"{self!r} was shut down meanwhile"))
         for link in list(self._admission.established.values()):
             link.end(DisconnectOrigin.SHUTDOWN)
             link.hurry(self._closing_by)
@@ -402,6 +408,7 @@ class Node(anyio.AsyncContextManagerMixin):
 
     async def _accept(self, listener: Listener, scope: anyio.CancelScope) -> None:
         pause = _BACK_OFF_MIN
+        until = 0.0  # when the event loop should get its turn
         try:
             with scope:
                 while True:
@@ -423,6 +430,9 @@ class Node(anyio.AsyncContextManagerMixin):
                         continue
                     pause = _BACK_OFF_MIN
                     await self._welcome(stream, addr)
+                    if monotonic() >= until:
+                        await checkpoint()
+                        until = monotonic() + SLICE
         finally:
             if self._listener is listener:
                 self._listener = None
@@ -441,7 +451,6 @@ class Node(anyio.AsyncContextManagerMixin):
             await self._close(stream)
         else:
             self._launch(_SetUp(self._link(stream, addr, Side.RESPONDER), None))
-        await checkpoint()
 
     def _link(self, stream: ByteStream, addr: Address, side: Side, dialled: Address | None = None) -> Link:
         return Link(addr, side, dialled, stream, self._report, self.stats)
@@ -498,13 +507,14 @@ class Node(anyio.AsyncContextManagerMixin):
         return await self._set_up(_SetUp(self._link(stream, addr, side), None))
 
     async def _set_up(self, setup: _SetUp) -> Connection:
+        done = setup.done = anyio.Event()
         self._launch(setup)
         try:
-            await setup.done.wait()
+            await done.wait()
         except BaseException:
-            setup.scope.cancel()
+            setup.cancel(NodeError("the set-up was cancelled"))
             with anyio.CancelScope(shield=True):
-                await setup.done.wait()
+                await done.wait()
             raise
         if setup.error is not None:
             raise setup.error
@@ -513,7 +523,7 @@ class Node(anyio.AsyncContextManagerMixin):
 
     def _launch(self, setup: _SetUp) -> None:
         assert self._lives is not None
-        self._setups.add(setup)
+        self._setups[setup] = None
         peer = setup.dialled if setup.link is None else setup.link.addr
         self._lives.create_task(self._run(setup), name=f"pea2pea {self.name} {peer}", context=self._context.copy())
 
@@ -525,11 +535,7 @@ class Node(anyio.AsyncContextManagerMixin):
                     raise AlreadyConnectedError(f"the connection to {addr} ends only when its hook has returned")
                 await ending.wait_ended()
             self._refuse_self(addr)
-            try:
-                self._admission.reserve(addr, Side.INITIATOR)
-            except ConnectionLimitError as refusal:
-                self.heuristics.connect_budget_rejections += refusal.limit == "max_connecting"
-                raise
+            self._reserve(addr)
             try:
                 stream = await self._dial_one(addr)
             except OSError as failure:
@@ -541,6 +547,25 @@ class Node(anyio.AsyncContextManagerMixin):
             else:
                 return self._link(stream, addr, Side.INITIATOR, dialled)
         raise error or OSError(f"{dialled[0]!r} has no address")
+
+    def _reserve(self, addr: Address) -> None:
+        """Take a slot for a dial; if there is none, from the oldest inbound peer that is still shaking hands."""
+        try:
+            self._admission.reserve(addr, Side.INITIATOR)
+        except ConnectionLimitError as refusal:
+            self.heuristics.connect_budget_rejections += refusal.limit == "max_connecting"
+            if refusal.limit != "max_connections":
+                raise
+            for setup in self._setups:
+                if setup.done is None and (link := setup.link) is not None and not link.gone:
+                    break
+            else:
+                raise
+            setup.cancel(refusal)
+            self.heuristics.inbound_rejections += 1
+            self._report.info("turned a peer away to have room for a dial", link.addr)
+            self._remove(link)
+            self._admission.reserve(addr, Side.INITIATOR)
 
     async def _dial_one(self, addr: Address) -> ByteStream:
         timeout = self.config.connection_timeout
@@ -588,8 +613,7 @@ class Node(anyio.AsyncContextManagerMixin):
         error = SelfConnectionError(f"{link.addr[0]}:{link.addr[1]} is this very node")
         for setup in self._setups:
             if setup.link is link:
-                setup.error = error
-                setup.scope.cancel()
+                setup.cancel(error)
         link.end(DisconnectOrigin.READING, error, broken=True)
 
     # The life of a connection
@@ -599,6 +623,7 @@ class Node(anyio.AsyncContextManagerMixin):
         link = setup.link
         try:
             async with anyio.create_task_group() as tasks:
+                setup.scope = tasks.cancel_scope
                 link = await self._establish(setup, tasks)
                 if link is not None:
                     await self._live(link)
@@ -617,16 +642,17 @@ class Node(anyio.AsyncContextManagerMixin):
                     with anyio.CancelScope(shield=True):
                         await self._close(link.base)
             finally:
-                if link is not None:
+                if link is not None and not link.gone:
                     self._remove(link)
                 self._settle(setup, NodeClosedError(f"{self!r} has shut down"))
 
     def _settle(self, setup: _SetUp, error: Exception | None) -> None:
         """The set-up is over, for better or worse."""
         if setup in self._setups:
-            self._setups.remove(setup)
+            del self._setups[setup]
             setup.error = setup.error or error
-            setup.done.set()
+            if setup.done is not None:
+                setup.done.set()
             if self._room is not None and self._admission.has_budget(Side.RESPONDER):
                 self._room.set()
                 self._room = None
@@ -643,29 +669,25 @@ class Node(anyio.AsyncContextManagerMixin):
 
     async def _establish(self, setup: _SetUp, tasks: TaskGroup) -> Link | None:
         """Dial, if that is to be, and shake hands; None if nothing came of it."""
-        error: Exception | None = None
+        if setup.error is not None:
+            return None
         try:
-            with setup.scope:
-                if setup.link is None:
-                    assert setup.dialled is not None
-                    setup.link = await self._dial(setup, setup.dialled)
-                link = setup.link
-                current_link.set(link)
-                link.tasks, link.context = tasks, copy_context()
-                self._watch_for_loop(link)
-                if self._handshake is not None:
-                    link.stream = await shake_hands(link, *self._handshake)
+            if setup.link is None:
+                assert setup.dialled is not None
+                setup.link = await self._dial(setup, setup.dialled)
+            link = setup.link
+            current_link.set(link)
+            link.tasks, link.context = tasks, copy_context()
+            self._watch_for_loop(link)
+            if self._handshake is not None:
+                link.stream = await shake_hands(link, *self._handshake)
         except Exception as failure:  # noqa: BLE001  # for whoever waits
-            error = failure
-        if self._closing:
-            error = NodeClosedError(f"{self!r} was shut down meanwhile")
-        elif setup.scope.cancelled_caught and error is None:
-            error = NodeError("the set-up was cancelled")
-        error = setup.error or error
-        if error is not None:
-            setup.error = error
+            if setup.error is None:
+                setup.error = failure
+        if setup.error is not None:
             return None
         assert setup.link is not None
+        setup.scope = None
         self._admission.establish(setup.link)
         self._settle(setup, None)
         return setup.link

@@ -31,7 +31,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
-from ._address import Address, canonical
+from ._address import Address, canonical, literal
 from .codecs import Chunk
 
 if sys.platform == "linux":
@@ -108,19 +108,17 @@ class TCPTransport:
 
     async def resolve(self, addr: Address, /) -> Sequence[Address]:
         """The addresses of a host name, in the order of the system's resolver; of an IP literal, itself."""
+        if literal(addr[0]) is not None:
+            return [canonical(addr)]
         try:
-            _sockaddr(addr)
-        except (socket.gaierror, UnicodeError):
-            try:
-                found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
-            except UnicodeError as error:  # no name of hosts can be written so (RFC 5891)
-                raise socket.gaierror(socket.EAI_NONAME, f"{addr[0]!r} is no host name: {error}") from error
-            return list(dict.fromkeys(canonical((info[4][0], info[4][1])) for info in found))
-        await checkpoint()
-        return [canonical(addr)]
+            found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # no name of hosts can be written so (RFC 5891)
+            raise socket.gaierror(socket.EAI_NONAME, f"{addr[0]!r} is no host name: {error}") from error
+        return list(dict.fromkeys(canonical((info[4][0], info[4][1])) for info in found))
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
         """Listens at an IP literal or a host name; '::' takes IPv4 peers, too, where the system can."""
+        await checkpoint()
         return TCPListener((await self.resolve(addr))[0], backlog, reuse_port=reuse_port)
 
     async def dial(self, addr: Address, /) -> ByteStream:
@@ -246,7 +244,10 @@ class TCPStream(ByteStream):
         """Hand over what the kernel takes now, and return the rest; `OSError` as the system says."""
         try:
             if len(parts) == 1 or not _SENDMSG:
-                sent = self._sock.send(parts[0])
+                part = parts[0]
+                sent = self._sock.send(part)
+                if sent == len(part):
+                    return []
             else:
                 sent = self._sock.sendmsg(parts[:PARTS_MAX])
         except (BlockingIOError, InterruptedError):

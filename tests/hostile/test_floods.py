@@ -56,17 +56,18 @@ async def test_a_hundred_half_open_peers_keep_an_honest_one_out_for_one_handshak
             assert node.heuristics.inbound_rejections == 0
 
 
-async def test_under_a_sustained_flood_of_half_open_peers_our_own_dials_succeed_at_once() -> None:
-    target = Target(Config(max_connecting=20))
+@pytest.mark.parametrize("config", [Config(), Config(max_connecting=20)], ids=["default", "max_connecting"])
+async def test_under_a_sustained_flood_of_half_open_peers_our_own_dials_succeed_at_once(config: Config) -> None:
+    target = Target(config)
     honest = Target()
     async with target.node as node, honest.node:
         await node.start_listening()
         friend = await honest.node.start_listening()
-        async with half_open_flood(target, 60):
-            await wait_until(lambda: len(node.connecting) == 20)
+        async with half_open_flood(target, 3 * config.max_connecting // 2):
             for _ in range(3):
+                await wait_until(lambda: len(node.connecting) == config.max_connecting)
                 connection = await node.connect(friend)
-                assert len(node.connecting) == 20
+                assert len(node.connections) + len(node.connecting) <= config.max_connections
                 assert node.heuristics.handshake_timeouts == 0
                 await node.disconnect(connection)
 

@@ -415,7 +415,7 @@ async def test_a_node_that_is_closing_says_so() -> None:
     dialler.part = part
     async with responder.node, dialler.node as node:
         await connect(dialler, responder)
-    assert seen == [f"<Node {node.name}, closing, 1 connections>"]
+    assert seen == [f"<Node {node.name}, closing, 1 connection>"]
 
 
 async def test_a_node_tells_what_it_is() -> None:

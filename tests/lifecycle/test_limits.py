@@ -109,8 +109,63 @@ async def test_established_and_set_up_count_together(peers: list[RawPeer]) -> No
         await wait_until(lambda: len(node.connecting) == 1)
         peers.append(await RawPeer.dial(addr))
         assert await peers[-1].is_refused()
-        with RawListener.open() as listener, pytest.raises(ConnectionLimitError):
-            await node.connect(listener.addr)
+        peers[0].close()
+        await wait_until(lambda: len(node.connections) == 1)
+        with RawListener.open() as listener:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(node.connect, listener.addr)
+                await wait_until(lambda: len(node.connecting) == 2)
+                peers.append(await RawPeer.dial(addr))
+                assert await peers[-1].is_refused()
+                gate.opened.set()
+
+
+async def test_a_dial_takes_the_slot_of_the_inbound_peer_that_has_been_shaking_hands_for_longest(
+    peers: list[RawPeer],
+) -> None:
+    user, gate = gated(Config(max_connections=3))
+    async with user.node as node:
+        addr = await node.start_listening()
+        gate.opened.set()
+        peers.append(await RawPeer.dial(addr))
+        await wait_until(lambda: node.connections)
+        gate.opened = anyio.Event()
+        for count in (1, 2):
+            peers.append(await RawPeer.dial(addr))
+            await wait_until(lambda count=count: len(node.connecting) == count)
+        oldest = next(iter(node.connecting))
+        with RawListener.open() as listener:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(node.connect, listener.addr)
+                assert await peers[1].is_refused()
+                await wait_until(lambda: listener.addr in node.connecting)
+                assert oldest not in node.connecting
+                assert len(node.connecting) == 2
+                assert node.heuristics.inbound_rejections == 1
+                gate.opened.set()
+        assert len(node.connections) == 3
+        assert len(user.ended) == 0
+
+
+async def test_a_dial_takes_no_slot_of_an_established_connection_nor_of_one_of_our_own_making(
+    peers: list[RawPeer],
+) -> None:
+    user, gate = gated(Config(max_connections=2))
+    async with user.node as node:
+        addr = await node.start_listening()
+        gate.opened.set()
+        peers.append(await RawPeer.dial(addr))
+        await wait_until(lambda: node.connections)
+        gate.opened = anyio.Event()
+        ours, theirs = memory_pair()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.adopt, ours, ("a name", 1), Side.RESPONDER)
+            await wait_until(lambda: node.connecting)
+            with RawListener.open() as listener, pytest.raises(ConnectionLimitError, match="max_connections=2"):
+                await node.connect(listener.addr)
+            gate.opened.set()
+        assert len(node.connections) == 2
+        await theirs.aclose()
 
 
 async def test_max_inbound_keeps_room_for_our_own_dials(peers: list[RawPeer]) -> None:
@@ -195,7 +250,7 @@ async def test_inbound_connections_beyond_the_limit_per_ip_are_closed_and_counte
         with pytest.raises(anyio.EndOfStream):
             await streams[2].receive()
         assert node.heuristics.inbound_rejections == 1
-        assert len(node.connections) == 2
+        await wait_until(lambda: len(node.connections) == 2)
         other = await network.host("203.0.113.8").dial(addr)
         await wait_until(lambda: len(node.connections) == 3)
         for stream in *streams[:2], other:
@@ -253,7 +308,7 @@ async def test_twenty_racing_peers_against_a_limit_of_five_give_exactly_five(pee
             for _ in range(20):
                 tasks.start_soon(dial)
         await wait_until(lambda: node.heuristics.inbound_rejections == 15)
-        assert len(node.connections) == 5
+        await wait_until(lambda: len(node.connections) == 5)
         assert not node.connecting
 
 

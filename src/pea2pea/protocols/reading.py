@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from anyio import CancelScope, EndOfStream, Event, create_task_group
+from anyio import CancelScope, EndOfStream, Event
 from anyio.lowlevel import checkpoint
 
 from .._report import says_gone
@@ -67,7 +67,7 @@ class Reader(Generic[M]):
 
     __slots__ = (
         "_backlog", "_busy", "_decode", "_direct", "_drained", "_grace", "_lent", "_limit", "_link", "_messages",
-        "_pace", "_process", "_readers", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
+        "_pace", "_process", "_scope", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
     )  # fmt: skip
 
     def __init__(self, link: Link, reading: Reading[M], *, drop_beyond: int | None, grace: float) -> None:
@@ -82,12 +82,13 @@ class Reader(Generic[M]):
         self._busy = False  # one reader processes
         self._lent = False  # ... and the other one has the right to read
         self._drained = False  # all that was received is processed
-        self._second = False  # there is another one
+        self._scope = CancelScope()  # around the first reader
+        self._second: tuple[CancelScope, Event] | None = None  # around the other one, and that it has left
         self._turn: Event | None = None  # where one waits for the other to be done processing
         self._standby: Event | None = None  # where one waits for the right to read
         self._messages: Iterator[M] = iter(())  # what is being decoded
         self._backlog: deque[M] = deque()  # under `drop_beyond`: messages that came while a handler was busy
-        self._until = 0.0  # when the event loop should get its turn
+        self._until = monotonic() + SLICE  # when the event loop should get its turn
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next
         self.quiet_since: float = monotonic()
@@ -95,12 +96,29 @@ class Reader(Generic[M]):
 
     async def run(self) -> None:
         """Until the connection ends; whoever reads or processes has left when this returns."""
-        async with create_task_group() as self._readers:
-            self._link.reading = self._readers.cancel_scope
-            await self._take_turns()
-        self._link.reading = None
+        self._link.reading = self._scope
+        try:
+            with self._scope:
+                await self._take_turns()
+        finally:
+            if self._second is not None:
+                scope, left = self._second
+                scope.cancel()
+                with CancelScope(shield=True):
+                    await left.wait()
+            self._link.reading = None
         if self._link.draining and not self._drained:
             self._link.report.info("what a peer had sent was given up: the grace period is over", self._link.addr)
+
+    async def _run_second(self, scope: CancelScope, left: Event) -> None:
+        """The other reader, which leaves after the first."""
+        try:
+            with scope:
+                await self._take_turns()
+        except BaseException as error:  # noqa: BLE001  # asyncio has cancelled it from outside
+            self._fail(self._link.report.judge("a connection's task", error, self._link.addr), broken=True)
+        finally:
+            left.set()
 
     def drain(self) -> None:
         """The peer has closed cleanly: process what it had sent, with a grace period for each message."""
@@ -133,8 +151,8 @@ class Reader(Generic[M]):
             self._busy = False
             if not data:
                 self._drained = True
-                self._readers.cancel_scope.cancel()
-            if self._readers.cancel_scope.cancel_called:
+                self._scope.cancel()
+            if self._scope.cancel_called:
                 await Event().wait()  # until it is cancelled
             if self._lent:
                 self._standby = standby = Event()
@@ -162,7 +180,7 @@ class Reader(Generic[M]):
             if isinstance(error, FrameError):  # one with frames of its own, like Noise's
                 self._decoder_failed(error)
             link.end(DisconnectOrigin.READING, error, broken=True)
-            self._readers.cancel_scope.cancel()
+            self._scope.cancel()
             await Event().wait()  # until it is cancelled
             raise
         if not data:
@@ -245,9 +263,9 @@ class Reader(Generic[M]):
         if self._standby is not None:
             self._standby.set()
             self._standby = None  # not by whoever waits there: the other may be waiting there itself by then
-        elif not self._second:
-            self._second = True
-            self._readers.start_soon(self._take_turns, name=f"pea2pea reader {self._link.addr}")
+        elif self._second is None:
+            self._second = CancelScope(), Event()
+            self._link.spawn(self._run_second(*self._second), f"pea2pea reader {self._link.addr}")
 
     def _kept_first(self) -> Iterator[M]:
         """Under `drop_beyond`: the messages that wait, then those that are not decoded yet."""
@@ -303,7 +321,7 @@ class Reader(Generic[M]):
 
     def _fail(self, error: Exception, *, broken: bool = False) -> None:
         self._link.end(DisconnectOrigin.READING, error, broken=broken)
-        self._readers.cancel_scope.cancel()
+        self._scope.cancel()
 
 
 class Discarder:

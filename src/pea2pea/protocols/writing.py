@@ -239,18 +239,18 @@ class Writer(Generic[M_contra]):
         self.full = self._size >= self._limit or self.pending >= self._depth
 
     def _send_directly(self, direct: TCPStream, frame: Frame, size: int) -> None:
-        self._hand_count, self._hand_size = 1, size
-        self._count(1, size)
         try:
-            self._hand = direct.send_nowait(list(frame) if isinstance(frame, tuple) else [frame])
+            rest = direct.send_nowait(list(frame) if isinstance(frame, tuple) else [frame])
         except OSError as error:
             self._break(error)
             return
-        if self._hand:
+        if rest:
+            self._hand, self._hand_count, self._hand_size = rest, 1, size
+            self._count(1, size)
             self._active = True
             self._wake_task()
         else:
-            self._wrote()
+            self._sent(1, size)
 
     def flush(self) -> None:
         """Write what the socket takes; the rest is the task's. Called by the flusher."""
@@ -350,13 +350,18 @@ class Writer(Generic[M_contra]):
         count, size = self._hand_count, self._hand_size
         self._hand_count = self._hand_size = 0
         self._count(-count, -size)
+        self._sent(count, size)
+        self._wake_waiting()
+
+    def _sent(self, count: int, size: int) -> None:
         self.written += count
-        for stats in (self._link.stats, self._link.totals):
-            stats.messages_sent += count
-            stats.bytes_sent += size
+        stats, totals = self._link.stats, self._link.totals
+        stats.messages_sent += count
+        stats.bytes_sent += size
+        totals.messages_sent += count
+        totals.bytes_sent += size
         while self._deliveries and self._deliveries[0][0] <= self.written:
             self._deliveries.popleft()[1].set()
-        self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         """Wake the first who waits for room, if there is any; who is woken wakes the next."""
