@@ -38,6 +38,7 @@ M = TypeVar("M")
 
 SLICE = 0.001  # seconds of work before the event loop gets its turn
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
+_NOTHING: deque[Any] = deque(maxlen=0)
 
 
 class Reading(Protocol[M]):
@@ -87,7 +88,8 @@ class Reader(Generic[M]):
         self._turn: Event | None = None  # where one waits for the other to be done processing
         self._standby: Event | None = None  # where one waits for the right to read
         self._messages: Iterator[M] = iter(())  # what is being decoded
-        self._backlog: deque[M] = deque()  # under `drop_beyond`: messages that came while a handler was busy
+        # under `drop_beyond`: messages that came while a handler was busy
+        self._backlog: deque[M] = _NOTHING if drop_beyond is None else deque()
         self._until = monotonic() + SLICE  # when the event loop should get its turn
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next

@@ -164,7 +164,7 @@ class Writer(Generic[M_contra]):
         self.full: bool = False  # judged on what is queued already: a message of any size fits an empty queue
         self.pending: int = 0  # messages queued or in hand
         self.written: int = 0  # messages that were written
-        self.waiting: deque[Event] = deque()  # senders, for room
+        self.waiting: list[Event] = []  # senders, for room (an empty deque takes ten times as much memory)
         self._link = link
         self._direct = link.direct
         self._flusher = flusher
@@ -182,7 +182,7 @@ class Writer(Generic[M_contra]):
         self._last = 0.0  # when something was sent directly
         self._task = False
         self._wakeup: Event | None = None  # of the task
-        self._deliveries: deque[tuple[int, Event]] = deque()  # what `written` must reach, and who waits for that
+        self._deliveries: list[tuple[int, Event]] = []  # what `written` must reach, and who waits for that
         self._drained: Event | None = None
         self._closed = False
         registry[link.addr] = registry[link] = self
@@ -361,7 +361,7 @@ class Writer(Generic[M_contra]):
         totals.messages_sent += count
         totals.bytes_sent += size
         while self._deliveries and self._deliveries[0][0] <= self.written:
-            self._deliveries.popleft()[1].set()
+            self._deliveries.pop(0)[1].set()
 
     def _wake_waiting(self) -> None:
         """Wake the first who waits for room, if there is any; who is woken wakes the next."""
@@ -385,7 +385,7 @@ class Writer(Generic[M_contra]):
             if self._closed or not self.full:
                 break
             event = self.waiting[0] = Event()
-        self.waiting.popleft()
+        del self.waiting[0]
         self._wake_waiting()  # it looks for room when this one has queued its message
         if self._closed:
             raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
@@ -421,7 +421,7 @@ class Writer(Generic[M_contra]):
         self._hand_count = self._hand_size = 0
         self._count(-self.pending, -self._size)
         while self._deliveries:
-            self._deliveries.popleft()[1].set()
+            self._deliveries.pop(0)[1].set()
         self._rest()
         return lost
 
