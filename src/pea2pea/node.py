@@ -36,7 +36,7 @@ from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError
 from .protocols.handshake import Handshake, shake_hands
 from .protocols.on_connect import Greeter, OnConnect
 from .protocols.on_disconnect import OnDisconnect, take_leave
-from .protocols.reading import SLICE, Discarder, Reader, Reading, notice_end
+from .protocols.reading import Discarder, Reader, Reading, notice_end
 from .protocols.writing import Flusher, Outbox, Writer, Writing
 from .stats import Heuristics, Stats
 from .transport import Listener, TCPStream, TCPTransport, Transport, close_notify, is_stream
@@ -408,7 +408,6 @@ class Node(anyio.AsyncContextManagerMixin):
 
     async def _accept(self, listener: Listener, scope: anyio.CancelScope) -> None:
         pause = _BACK_OFF_MIN
-        until = 0.0  # when the event loop should get its turn
         try:
             with scope:
                 while True:
@@ -430,9 +429,7 @@ class Node(anyio.AsyncContextManagerMixin):
                         continue
                     pause = _BACK_OFF_MIN
                     await self._welcome(stream, addr)
-                    if monotonic() >= until:
-                        await checkpoint()
-                        until = monotonic() + SLICE
+                    await checkpoint()  # so that the first to come is the first to be established
         finally:
             if self._listener is listener:
                 self._listener = None
@@ -532,7 +529,7 @@ class Node(anyio.AsyncContextManagerMixin):
         for addr in await self._transport.resolve(dialled):
             while (ending := self._admission.established.get(addr)) is not None and ending.origin is not None:
                 if ending is setup.caller:
-                    raise AlreadyConnectedError(f"the connection to {addr} ends only when its hook has returned")
+                    raise AlreadyConnectedError(f"the connection to {addr[0]}:{addr[1]} ends only when its hook has returned")
                 await ending.wait_ended()
             self._refuse_self(addr)
             self._reserve(addr)
