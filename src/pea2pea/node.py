@@ -529,7 +529,8 @@ class Node(anyio.AsyncContextManagerMixin):
         for addr in await self._transport.resolve(dialled):
             while (ending := self._admission.established.get(addr)) is not None and ending.origin is not None:
                 if ending is setup.caller:
-                    raise AlreadyConnectedError(f"the connection to {addr[0]}:{addr[1]} ends only when its hook has returned")
+                    where = f"{addr[0]}:{addr[1]}"
+                    raise AlreadyConnectedError(f"the connection to {where} ends only when its hook has returned")
                 await ending.wait_ended()
             self._refuse_self(addr)
             self._reserve(addr)

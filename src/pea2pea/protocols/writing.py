@@ -105,7 +105,7 @@ class Outbox(Generic[M_contra]):
         failed: dict[Address, Exception] = {}
         frames: dict[int, Frame] = {}
         errors: dict[int, Exception] = {}
-        for writer in [writer for peer, writer in self._writers.items() if isinstance(peer, tuple)]:
+        for writer in list(self._writers.values())[::2]:  # it has each twice in a row, by address and by connection
             key = id(writer.encoder)
             if writer.full:
                 failed[writer.addr] = writer.full_error()
