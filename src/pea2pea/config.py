@@ -18,7 +18,8 @@ class Config:
         reached from other machines, it listens at "0.0.0.0", or at "::" for IPv6 as well.
     listener_backlog: how many connections the kernel keeps for us until they are accepted.
     reuse_listener_port: share the listening port with other sockets that do the same (SO_REUSEPORT).
-    max_connections: connections, established and being set up, in both directions.
+    max_connections: connections, established and being set up, in both directions. Where there is no room for a dial,
+        it takes the slot of the inbound set-up, if there is one, that has been under way for longest.
     max_inbound: of these at most so many inbound ones, which keeps slots for our own dials; None: no limit of its own.
     max_connections_per_ip: connections with one IPv4 address or IPv6 prefix; loopback and hosts that are no IP literal
         are exempt.
