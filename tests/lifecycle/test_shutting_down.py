@@ -153,7 +153,7 @@ async def test_a_cancelled_scope_around_the_block_does_not_cut_the_end_short() -
     hooks: list[str] = []
 
     async def part(addr: Address, _: DisconnectOrigin) -> None:
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.01)  # a hook that takes a while is what this is about
         await dialler.outbox.send(addr, b"last words")
         hooks.append("done")
 
@@ -504,7 +504,7 @@ async def test_a_shutdown_bounds_what_is_still_to_be_processed() -> None:
     peers: list[RawPeer] = []
 
     async def handle(*_: object) -> None:
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.05)  # the handler is slow, so that not all can be processed
 
     user.handle = handle
     async with user.node as node:

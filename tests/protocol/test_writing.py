@@ -170,7 +170,7 @@ async def test_a_peer_that_sips_is_disconnected(over: str) -> None:
         async def sip() -> None:
             while True:
                 await peer.receive(256)
-                await sleep(0.02)
+                await sleep(0.02)  # the pace of the sips
 
         group.start_soon(sip)
         await wait_until(lambda: user.origins == [DisconnectOrigin.WRITING])

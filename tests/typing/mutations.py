@@ -20,7 +20,7 @@ from pathlib import Path
 from .mutants import EPILOGUE, PACKAGE, of_module
 
 HERE = Path(__file__).parent
-MISTAKE = re.compile(r"  # type: ignore(\[[a-z-]+\])  # says: ([^|\n]*?)(?: \| .*)?$", flags=re.MULTILINE)
+MISTAKE = re.compile(r"  # type: ignore\[([a-z-]+)\]  # says: ([^|\n]*?)(?: \| .*)?$", flags=re.MULTILINE)
 
 SENT = "nothing is ever sent into what makes a context manager"
 EXCUSED = {
@@ -41,7 +41,7 @@ class Checker:
         refused = (HERE / "refused.py").read_text()
         (folder / "refused.py").write_text(MISTAKE.sub("", refused))
         self.mistakes = [
-            (f"refused.py:{number}: ", [match.group(1), *match.group(2).split(", ")])
+            (f"refused.py:{number}: ", [f"[{match.group(1)}]", *match.group(2).split(", ")])
             for number, row in enumerate(refused.splitlines(), 1)
             if (match := MISTAKE.search(row)) is not None
         ]
