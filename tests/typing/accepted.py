@@ -168,6 +168,7 @@ def structural_implementations_are_protocols(user: Structural) -> None:
     on_connect: OnConnect = user
     on_disconnect: OnDisconnect = user
     use(handshake, reading, writing, on_connect, on_disconnect)
+    assert_type(user.decoder(("host", 1), Side.INITIATOR), PingCodec)
 
 
 def an_outbox_is_inferred_from_the_encoder(node: Node, user: Structural) -> None:
@@ -422,7 +423,9 @@ async def every_way_to_send(outbox: Outbox[Ping], addr: Address, connection: Con
     assert_type(outbox.pending(connection), int)
 
 
-def an_outbox_of_more_is_an_outbox_of_less(outbox: Outbox[Ping | Pong]) -> Outbox[Ping]:
+def an_outbox_of_more_is_an_outbox_of_less(outbox: Outbox[Ping | Pong], addr: Address) -> Outbox[Ping]:
+    assert_type(outbox.broadcast(Ping(1)), dict[Address, Exception])
+    assert_type(outbox.pending(addr), int)
     return outbox
 
 
@@ -435,10 +438,16 @@ def a_decoder_of_less_is_a_decoder_of_more(decoder: Decoder[Ping]) -> Decoder[Pi
 
 
 def a_peer_is_an_address_or_a_connection(addr: Address, connection: Connection) -> list[Peer]:
-    return [addr, connection]
+    peers: list[Peer] = [addr, connection]
+    assert_type(peers, list[tuple[str, int] | Connection])
+    return peers
 
 
 # Codecs
+
+
+def decoded(decoder: Decoder[M]) -> Iterable[M]:
+    return decoder.decode(b"")
 
 
 def ready_made_codecs_are_codecs() -> None:
@@ -450,7 +459,11 @@ def ready_made_codecs_are_codecs() -> None:
         BytesCodec(),
     ]
     of_text: Codec[str] = LinesCodec(encoding="ascii", max_length=100)
-    use(of_bytes, of_text)
+    assert_type(decoded(LinesCodec()), Iterable[str])
+    for codec in of_bytes:
+        assert_type(decoded(codec), Iterable[bytes])
+        assert_type(codec.encode(b""), Frame)
+    use(of_text)
 
 
 def own_codecs_are_codecs() -> None:
@@ -460,6 +473,10 @@ def own_codecs_are_codecs() -> None:
     halves: tuple[Decoder[Ping], Encoder[Ping]] = (NominalDecoder(), NominalEncoder())
     different: tuple[Decoder[Pong], Encoder[Ping]] = (InAndOut(), InAndOut())
     use(structural, generic, nominal, halves, different)
+    assert_type(decoded(PingCodec()), Iterable[Ping])
+    assert_type(decoded(GenericCodec(1)), Iterable[int])
+    assert_type(decoded(NominalCodec()), Iterable[Pong])
+    assert_type(decoded(InAndOut()), Iterable[Pong])
 
 
 def messages_come_out_of_a_codec_typed(data: bytes) -> None:
@@ -483,8 +500,14 @@ def a_mapped_codec_has_the_type_of_its_functions() -> None:
     use(as_codec, twice)
 
 
+def _number(ping: Ping) -> int:
+    return ping.number
+
+
 def a_users_codec_is_mapped(codec: Codec[Ping]) -> Codec[int]:
-    return mapped(codec, decode=lambda ping: ping.number, encode=Ping)
+    made = mapped(codec, decode=_number, encode=Ping)
+    assert_type(made, Codec[int])
+    return made
 
 
 def frames_come_out_of_a_codec(node_of: Codec[Ping]) -> None:
@@ -511,7 +534,9 @@ def codecs_show_their_settings() -> None:
 
 
 def frames_are_bytes_or_parts(view: memoryview) -> list[Frame]:
-    return [b"bytes", bytearray(b"array"), view, (b"header", view), (b"one",), ()]
+    frames: list[Frame] = [b"bytes", bytearray(b"array"), view, (b"header", view), (b"one",), ()]
+    assert_type(frames, list[bytes | bytearray | memoryview | tuple[bytes | bytearray | memoryview, ...]])
+    return frames
 
 
 # Nodes
@@ -702,6 +727,7 @@ def errors_are_caught(outbox: Outbox[Ping], addr: Address) -> str:
     try:
         outbox.send_nowait(addr, Ping(1))
     except ConnectionLimitError as error:
+        assert_type(error.limit, str)
         return error.limit
     except HandshakeTimeoutError as error:
         timeout: TimeoutError = error
