@@ -533,7 +533,7 @@ class Node(anyio.AsyncContextManagerMixin):
                     raise AlreadyConnectedError(f"the connection to {where} ends only when its hook has returned")
                 await ending.wait_ended()
             self._refuse_self(addr)
-            self._reserve(addr)
+            self._reserve(setup, addr)
             try:
                 stream = await self._dial_one(addr)
             except OSError as failure:
@@ -546,7 +546,7 @@ class Node(anyio.AsyncContextManagerMixin):
                 return self._link(stream, addr, Side.INITIATOR, dialled)
         raise error or OSError(f"{dialled[0]!r} has no address")
 
-    def _reserve(self, addr: Address) -> None:
+    def _reserve(self, dial: _SetUp, addr: Address) -> None:
         """Take a slot for a dial; if there is none, from the oldest inbound peer that is still shaking hands."""
         try:
             self._admission.reserve(addr, Side.INITIATOR)
@@ -555,7 +555,8 @@ class Node(anyio.AsyncContextManagerMixin):
             if refusal.limit != "max_connections":
                 raise
             for setup in self._setups:
-                if setup.done is None and (link := setup.link) is not None and not link.gone:
+                link = setup.link
+                if setup.done is None and link is not None and link is not dial.caller and not link.gone:
                     break
             else:
                 raise
@@ -592,7 +593,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._loops[link.names] = link
         inbound = [setup.link for setup in self._setups] + [self._admission.established.get(local)]
         for other in inbound:
-            if other is not None and other.addr == local and _local(other.base) == link.addr:
+            if other is not None and not other.gone and other.addr == local and _local(other.base) == link.addr:
                 self._drop(other)
                 raise SelfConnectionError(f"{link.addr[0]}:{link.addr[1]} is this very node")
 

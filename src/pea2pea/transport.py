@@ -128,11 +128,10 @@ class TCPTransport:
         try:
             sock.setblocking(False)
             code = sock.connect_ex(sockaddr)
+            await checkpoint()  # who waited for a socket of the same number, just closed, must have let go of it
             if code == errno.EINPROGRESS:
                 await wait_writable(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            else:
-                await checkpoint()
             if code:
                 raise OSError(code, f"connecting to {addr[0]}:{addr[1]} failed: {errno.errorcode.get(code, code)}")
             if sock.getsockname() == sock.getpeername():

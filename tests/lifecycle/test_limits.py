@@ -23,6 +23,7 @@ from ..helpers import (
     connect,
     frame,
     memory_pair,
+    turns,
     wait_until,
 )
 
@@ -145,6 +146,47 @@ async def test_a_dial_takes_the_slot_of_the_inbound_peer_that_has_been_shaking_h
                 gate.opened.set()
         assert len(node.connections) == 3
         assert len(user.ended) == 0
+
+
+async def test_a_dial_of_a_handshakes_takes_no_slot_of_that_very_connection() -> None:
+    """It calls back to find out whether the peer can be reached."""
+    user, peer, other = User(Config(max_connections=1), enable={"handshake"}), User(), User()
+    refused: list[ConnectionLimitError] = []
+    async with user.node as node, peer.node, other.node:
+
+        async def call_back(_: Connection, stream: ByteStream) -> ByteStream:
+            try:
+                await node.connect(await other.node.start_listening())
+            except ConnectionLimitError as error:
+                refused.append(error)
+            return stream
+
+        user.shake_hands = call_back
+        await peer.node.connect(await node.start_listening())
+        await wait_until(lambda: node.connections)
+        assert len(refused) == 1
+
+
+async def test_a_dial_that_takes_a_slot_may_get_the_number_of_the_socket_that_was_closed_for_it() -> None:
+    """Who waited for the old socket must not take the new one's place with the event loop along."""
+    user, other = User(Config(max_connections=1), enable={"handshake"}), User()
+    clogged = anyio.Event()
+
+    async def clog(connection: Connection, stream: ByteStream) -> ByteStream:
+        if connection.side is Side.RESPONDER:
+            clogged.set()
+            await stream.send(bytes(50_000_000))
+        return stream
+
+    user.shake_hands = clog
+    async with user.node as node, other.node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await clogged.wait()
+            await turns()
+            await node.connect(await other.node.start_listening())
+            assert len(node.connections) == 1
+            with suppress(ConnectionResetError):
+                await peer.receive_all()
 
 
 async def test_a_dial_takes_no_slot_of_an_established_connection_nor_of_one_of_our_own_making(

@@ -6,6 +6,7 @@ The one file that is about one backend: no other has such a thing.
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -352,3 +353,30 @@ async def test_a_node_never_swallows_a_cancellation() -> None:
         await turns(moment)
         task.cancel()
         assert await ended(task) == "cancelled"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # that is what such a cancellation means
+async def test_a_reader_that_is_cancelled_before_it_began_is_not_waited_for() -> None:
+    """The task that reads on while a handler waits for something."""
+    dialler, responder = User(), User(enable={"reading", "on_disconnect"})
+    cancelled: list[str] = []
+
+    def cancel_readers() -> None:
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("pea2pea reader"):
+                task.cancel()
+                cancelled.append(task.get_name())
+
+    async def handle(*_: object) -> None:
+        asyncio.get_running_loop().call_soon(cancel_readers)
+        await anyio.sleep_forever()
+
+    responder.handle = handle
+    async with two_nodes(dialler, responder) as (ours, _):
+        await dialler.outbox.deliver(ours, b"hello")
+        await wait_until(lambda: cancelled)
+        for peer in responder.node.connections:
+            await responder.node.disconnect(peer)
+        await wait_until(lambda: responder.ended)
+    assert len(cancelled) == 1
+    gc.collect()

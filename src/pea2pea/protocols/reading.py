@@ -67,8 +67,8 @@ class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_backlog", "_busy", "_decode", "_direct", "_drained", "_grace", "_lent", "_limit", "_link", "_messages",
-        "_pace", "_process", "_scope", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
+        "_backlog", "_busy", "_decode", "_direct", "_drained", "_grace", "_left", "_lent", "_limit", "_link",
+        "_messages", "_pace", "_process", "_scope", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
     )  # fmt: skip
 
     def __init__(self, link: Link, reading: Reading[M], *, drop_beyond: int | None, grace: float) -> None:
@@ -84,7 +84,8 @@ class Reader(Generic[M]):
         self._lent = False  # ... and the other one has the right to read
         self._drained = False  # all that was received is processed
         self._scope = CancelScope()  # around the first reader
-        self._second: tuple[CancelScope, Event] | None = None  # around the other one, and that it has left
+        self._second: CancelScope | None = None  # around the other one
+        self._left: Event | None = None  # the other one, if it has begun, has left
         self._turn: Event | None = None  # where one waits for the other to be done processing
         self._standby: Event | None = None  # where one waits for the right to read
         self._messages: Iterator[M] = iter(())  # what is being decoded
@@ -104,16 +105,19 @@ class Reader(Generic[M]):
                 await self._take_turns()
         finally:
             if self._second is not None:
-                scope, left = self._second
-                scope.cancel()
-                with CancelScope(shield=True):
-                    await left.wait()
+                self._second.cancel()
+                if self._left is not None:
+                    with CancelScope(shield=True):
+                        await self._left.wait()
             self._link.reading = None
         if self._link.draining and not self._drained:
             self._link.report.info("what a peer had sent was given up: the grace period is over", self._link.addr)
 
-    async def _run_second(self, scope: CancelScope, left: Event) -> None:
+    async def _run_second(self, scope: CancelScope) -> None:
         """The other reader, which leaves after the first."""
+        if scope.cancel_called:  # the first has left, and does not wait for what has not begun
+            return
+        self._left = left = Event()
         try:
             with scope:
                 await self._take_turns()
@@ -266,8 +270,8 @@ class Reader(Generic[M]):
             self._standby.set()
             self._standby = None  # not by whoever waits there: the other may be waiting there itself by then
         elif self._second is None:
-            self._second = CancelScope(), Event()
-            self._link.spawn(self._run_second(*self._second), f"pea2pea reader {self._link.addr}")
+            self._second = CancelScope()
+            self._link.spawn(self._run_second(self._second), f"pea2pea reader {self._link.addr}")
 
     def _kept_first(self) -> Iterator[M]:
         """Under `drop_beyond`: the messages that wait, then those that are not decoded yet."""
