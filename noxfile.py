@@ -36,20 +36,15 @@ def types(session: nox.Session) -> None:
     """Check the types of everything, that nothing public lacks one, the stubs, and what the checkers say to users."""
     install(session, "test")
     session.run("python", "-m", "pytest", "-m", "types", "tests/typing", *session.posargs)
-    compare_stubs(session, "noise")
-
-
-def compare_stubs(session: nox.Session, *packages: str) -> None:
-    """Compare our stubs with the packages themselves, in what the stubs have of them."""
-    options = ("--ignore-missing-stub", "--allowlist", "stubs/allowlist.txt", "--ignore-unused-allowlist", "--concise")
-    session.run("python", "-m", "mypy.stubtest", *options, *packages, env={"MYPYPATH": "stubs"})
 
 
 @nox.session
 def stubs(session: nox.Session) -> None:
     """Compare the stubs with those packages that need an environment of their own (and gcc and libgmp to build)."""
     session.install("--quiet", "mypy", *nox.project.dependency_groups(PYPROJECT, "interop"))
-    compare_stubs(session, "dissononce", "libp2p", "multiaddr")
+    options = ("--ignore-missing-stub", "--allowlist", "stubs/allowlist.txt", "--ignore-unused-allowlist", "--concise")
+    packages = ("dissononce", "libp2p", "multiaddr")
+    session.run("python", "-m", "mypy.stubtest", *options, *packages, env={"MYPYPATH": "stubs"})
 
 
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
@@ -57,13 +52,6 @@ def typed(session: nox.Session) -> None:
     """Check what users get to see with the oldest Python and mypy, and with the newest."""
     install(session, "test", pins=("mypy==1.11.2" if session.python == PYTHONS[0] else "mypy",))
     session.run("python", "-m", "pytest", "-m", "types", "-k", "any_mypy", "tests/typing", *session.posargs)
-
-
-@nox.session
-def other_checkers(session: nox.Session) -> None:
-    """Check what ty and pyrefly say, and that they differ from mypy and pyright only as tests/typing/README.md says."""
-    install(session, "other_checkers")
-    session.run("python", "-m", "tests.typing.other_checkers")
 
 
 @nox.session

@@ -13,6 +13,8 @@ import pytest
 
 import pea2pea
 
+from .other_checkers import CHECKERS, differences, written
+
 pytestmark = [pytest.mark.types, pytest.mark.timeout(300)]  # checkers are slow beside others
 
 HERE = Path(__file__).parent
@@ -130,6 +132,18 @@ def test_pyright_names_what_is_at_fault(bare: Path) -> None:
     words = wanted((HERE / "refused.py").read_text(), by_pyright=True)
     assert set(words) - set(messages) == set()
     assert {line: messages[line] for line in words if not all(word in messages[line] for word in words[line])} == {}
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_where_other_checkers_differ_is_written_down(checker: str, tmp_path: Path) -> None:
+    assert differences(tmp_path, checker) == written(checker)
+
+
+def test_the_stubs_say_what_the_package_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYPYPATH", "stubs")
+    options = ("--ignore-missing-stub", "--allowlist", "stubs/allowlist.txt", "--ignore-unused-allowlist", "--concise")
+    done = check("mypy.stubtest", *options, "noise", where=ROOT)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_readmes_mistake_gets_the_error_it_tells_of(tmp_path: Path) -> None:
