@@ -127,8 +127,8 @@ class TCPTransport:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            code = sock.connect_ex(sockaddr)
             await checkpoint()  # who waited for a socket of the same number, just closed, must have let go of it
+            code = sock.connect_ex(sockaddr)
             if code == errno.EINPROGRESS:
                 await wait_writable(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
