@@ -10,7 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MISTAKE = re.compile(r"  # type: ignore\[[a-z-]+\]  # says: .*$", flags=re.MULTILINE)
 CHECKERS = {
-    "ty": ("ty", "check", "--python", sys.prefix, "--output-format", "concise"),
+    "ty": ("ty", "check", "--error", "all", "--ignore", "missing-override-decorator", "--python", sys.prefix,
+           "--output-format", "concise"),
     "pyrefly": ("pyrefly", "check", "--preset", "strict", "--python-interpreter-path", sys.executable,
                 "--output-format", "min-text"),
 }  # fmt: skip
