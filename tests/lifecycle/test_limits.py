@@ -121,16 +121,22 @@ async def test_established_and_set_up_count_together(peers: list[RawPeer]) -> No
                 gate.opened.set()
 
 
+async def one_is_in(node: Node, gate: Gate, peers: list[RawPeer]) -> Address:
+    """Listen, and shut the gate behind the first peer."""
+    addr = await node.start_listening()
+    gate.opened.set()
+    peers.append(await RawPeer.dial(addr))
+    await wait_until(lambda: node.connections)
+    gate.opened = anyio.Event()
+    return addr
+
+
 async def test_a_dial_takes_the_slot_of_the_inbound_peer_that_has_been_shaking_hands_for_longest(
     peers: list[RawPeer],
 ) -> None:
     user, gate = gated(Config(max_connections=3))
     async with user.node as node:
-        addr = await node.start_listening()
-        gate.opened.set()
-        peers.append(await RawPeer.dial(addr))
-        await wait_until(lambda: node.connections)
-        gate.opened = anyio.Event()
+        addr = await one_is_in(node, gate, peers)
         for _ in range(2):
             peers.append(await RawPeer.dial(addr))
             await wait_until(lambda: len(node.connecting) == len(peers) - 1)
@@ -194,11 +200,7 @@ async def test_a_dial_takes_no_slot_of_an_established_connection_nor_of_one_of_o
 ) -> None:
     user, gate = gated(Config(max_connections=2))
     async with user.node as node:
-        addr = await node.start_listening()
-        gate.opened.set()
-        peers.append(await RawPeer.dial(addr))
-        await wait_until(lambda: node.connections)
-        gate.opened = anyio.Event()
+        await one_is_in(node, gate, peers)
         ours, theirs = memory_pair()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.adopt, ours, ("a name", 1), Side.RESPONDER)

@@ -584,7 +584,7 @@ class User:
         self.node.enable_on_disconnect(self)
 
     async def on_disconnect(self, addr, origin):
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.01)  # a hook that takes a while, so that the interruption does not find it done
         print("on_disconnect", origin.name, flush=True)
 
 async def main():
