@@ -371,8 +371,9 @@ class _Kit(Generic[M]):
             got, error = self.feed(codec, piece)
             fed += len(piece)
             seen += len(got)
-            del piece, got
-            if error is not None or seen >= enough:
+            refused = error is not None
+            del piece, got, error  # the error's traceback would keep the codec, until the collector finds that
+            if refused or seen >= enough:
                 break
             kept = tracemalloc.get_traced_memory()[0] - before
             if kept > most:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import re
 import subprocess
@@ -130,6 +131,23 @@ def messages_for(codec: type[object]) -> list[Any]:
 def test_every_fault_is_found_and_named(codec: type[Codec[Any]], said: str) -> None:
     with pytest.raises(AssertionError, match=said):
         check_codec(codec, messages_for(codec))
+
+
+def test_what_is_kept_is_found_whenever_garbage_is_collected() -> None:
+    """What was tried before must have been freed by then: freed while it is measured, it would hide what is kept."""
+
+    class Collects(broken.NeverTrims):
+        def decode(self, data: bytes) -> Iterable[bytes]:
+            if tracemalloc.is_tracing() and b"One" in data:
+                gc.collect()
+            return super().decode(data)
+
+    gc.disable()
+    try:
+        with pytest.raises(AssertionError, match=FAULTS[broken.NeverTrims]):
+            check_codec(Collects, messages_for(Collects))
+    finally:
+        gc.enable()
 
 
 def test_every_broken_codec_is_tried() -> None:
