@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Protocol, TypeAlia
 from .errors import FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
     "BytesCodec", "Chunk", "Codec", "Decoder", "DelimitedCodec", "Encoder", "Frame", "LengthDelimitedCodec",
@@ -46,6 +46,7 @@ Frame: TypeAlias = Chunk | tuple[Chunk, ...]
 DEFAULT_MAX_LENGTH = 8 * 1024 * 1024
 _SMALL = 16 * 1024  # pieces below this are put together: an object each would outweigh what is in them
 _JOINED = 8 * 1024  # payloads up to this are joined with their header: cheaper than handing on two parts
+_REMEMBERED = 1024  # the headers of payloads up to this are made once
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MORE = 0x80  # the bit of a varint's byte that says that another one follows
 
@@ -141,9 +142,10 @@ class _Incremental(ABC, Generic[M]):
 class _Prefixed(_Incremental[bytes]):
     """Frames that begin with their length."""
 
-    def __init__(self, max_length: int, header: Callable[[int], bytes]) -> None:
+    def __init__(self, max_length: int, headers: Mapping[int, bytes]) -> None:
         super().__init__(max_length)
-        self._header = header
+        self._headers = headers
+        self._joined = min(self.max_length, _JOINED)
         self._missing = 0
 
     def encode(self, message: bytes, /) -> Frame:
@@ -155,11 +157,11 @@ class _Prefixed(_Incremental[bytes]):
         if type(message) is not bytes:
             _require(bytes, message)
         size = len(message)
+        if size <= self._joined:
+            return self._headers[size] + message
         if size > self.max_length:
             raise _too_long(size, self.max_length)
-        if size > _JOINED:
-            return self._header(size), message
-        return self._header(size) + message
+        return self._headers[size], message
 
     def _refuse_length(self, size: int) -> NoReturn:
         self._refuse(f"a frame of {size} bytes was announced, max_length is {self.max_length}")
@@ -196,8 +198,8 @@ class LengthDelimitedCodec(_Prefixed):
         self._prefix = prefix
         self._byteorder: Literal["big", "little"] = byteorder
         self._included = included = prefix if prefix_included else 0
-        self._unpack, header = _fixed_width(prefix, byteorder, included)
-        super().__init__(min(max_length, 256**prefix - 1 - included), header)
+        self._unpack, headers = _fixed_width(prefix, byteorder, included)
+        super().__init__(min(max_length, 256**prefix - 1 - included), headers)
 
     def __repr__(self) -> str:
         return (
@@ -253,7 +255,7 @@ class VarintDelimitedCodec(_Prefixed):
     """
 
     def __init__(self, *, max_length: int = DEFAULT_MAX_LENGTH) -> None:
-        super().__init__(min(max_length, 2**63 - 1), _varint)
+        super().__init__(min(max_length, 2**63 - 1), _varints)
 
     def __repr__(self) -> str:
         return f"VarintDelimitedCodec(max_length={self.max_length})"
@@ -510,17 +512,28 @@ def mapped(
 @cache
 def _fixed_width(
     prefix: int, byteorder: Literal["big", "little"], included: int
-) -> tuple[Callable[[bytes, int], tuple[int]] | None, Callable[[int], bytes]]:
-    """What reads a length, if there is anything faster than `_read`, and what writes it; the same for all codecs."""
+) -> tuple[Callable[[bytes, int], tuple[int]] | None, Mapping[int, bytes]]:
+    """What reads a length, if there is anything faster than `_read`, and the headers; the same for all codecs."""
     if prefix in _FORMATS and not included:
         fixed = struct.Struct(("<" if byteorder == "little" else ">") + _FORMATS[prefix])
-        return fixed.unpack_from, fixed.pack
-    return None, lambda size: (size + included).to_bytes(prefix, byteorder)
+        return fixed.unpack_from, _Headers(fixed.pack)
+    return None, _Headers(lambda size: (size + included).to_bytes(prefix, byteorder))
+
+
+class _Headers(dict[int, bytes]):
+    """The header for each length; those of short messages are made once."""
+
+    def __init__(self, make: Callable[[int], bytes]) -> None:
+        self._make = make
+
+    def __missing__(self, size: int) -> bytes:
+        header = self._make(size)
+        if size <= _REMEMBERED:
+            self[size] = header
+        return header
 
 
 def _varint(number: int) -> bytes:
-    if number < _MORE:
-        return _SHORT_VARINTS[number]
     digits = bytearray()
     while number >= _MORE:
         digits.append(number & 127 | _MORE)
@@ -529,7 +542,7 @@ def _varint(number: int) -> bytes:
     return bytes(digits)
 
 
-_SHORT_VARINTS = [bytes([number]) for number in range(_MORE)]
+_varints = _Headers(_varint)
 
 
 def _as_bytes(data: Chunk) -> bytes:

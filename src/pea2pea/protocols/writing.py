@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
-BURST = 30e-6  # seconds: what comes sooner after a direct send is part of a burst, and queued
+BURST = 30e-6  # seconds: what comes sooner after the last write is part of a burst, and queued
 BATCH = 256 * 1024  # bytes of one write
 LARGE = 16 * 1024  # parts from this size on are not copied
 QUANTUM = 64 * 1024  # bytes that must get through within the write timeout
@@ -68,7 +68,9 @@ class Outbox(Generic[M_contra]):
             writer = self._writers[peer]
         except (KeyError, TypeError):
             writer = self._find(peer)
-        writer.post(message)
+        if writer.full:
+            raise writer.full_error()
+        writer.put(writer.encode(message))
 
     async def send(self, peer: Peer, message: M_contra) -> None:
         """Queue a message, waiting for room; those who wait are served in order.
@@ -82,7 +84,8 @@ class Outbox(Generic[M_contra]):
             writer = self._find(peer)
         if writer.full or writer.waiting:
             await writer.wait_for_room()
-        writer.post(message)
+        encode = writer.encode  # CPython looks a slot up faster than a method that is a slot
+        writer.put(encode(message))
 
     async def deliver(self, peer: Peer, message: M_contra) -> None:
         """Queue a message as `send` does, and return once it is in the operating system's socket buffer.
@@ -93,9 +96,8 @@ class Outbox(Generic[M_contra]):
         writer = self._find(peer)
         if writer.full or writer.waiting:
             await writer.wait_for_room()
-        ticket = writer.written + writer.pending + 1
-        writer.post(message)
-        await writer.wait_written(ticket)
+        writer.put(writer.encode(message))
+        await writer.wait_written()
 
     def broadcast(self, message: M_contra) -> dict[Address, Exception]:
         """Queue a message for every peer, and return those it could not be queued for, and why.
@@ -105,6 +107,7 @@ class Outbox(Generic[M_contra]):
         failed: dict[Address, Exception] = {}
         frames: dict[int, Frame] = {}
         errors: dict[int, Exception] = {}
+        now = monotonic()
         for writer in list(self._writers.values())[::2]:  # it has each twice in a row, by address and by connection
             key = id(writer.encoder)
             if writer.full:
@@ -116,7 +119,7 @@ class Outbox(Generic[M_contra]):
                     frame = frames.get(key)
                     if frame is None:
                         frame = frames[key] = writer.encode(message)
-                    writer.put(frame)
+                    writer.put(frame, now)
                 except Exception as error:  # noqa: BLE001  # the encoder's, for the caller
                     failed[writer.addr] = errors[key] = error
         return failed
@@ -142,8 +145,8 @@ class Writer(Generic[M_contra]):
 
     __slots__ = (
         "_active", "_closed", "_deliveries", "_depth", "_direct", "_drained", "_flusher", "_hand", "_hand_count",
-        "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_task", "_timeout",
-        "_wakeup", "addr", "encode", "encoder", "full", "pending", "waiting", "written",
+        "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_stats",
+        "_task", "_timeout", "_totals", "_wakeup", "addr", "encode", "encoder", "full", "pending", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -163,9 +166,10 @@ class Writer(Generic[M_contra]):
         self.encode: Callable[[M_contra], Frame] = encoder.encode
         self.full: bool = False  # judged on what is queued already: a message of any size fits an empty queue
         self.pending: int = 0  # messages queued or in hand
-        self.written: int = 0  # messages that were written
         self.waiting: list[Event] = []  # senders, for room (an empty deque takes ten times as much memory)
         self._link = link
+        self._stats = link.stats
+        self._totals = link.totals
         self._direct = link.direct
         self._flusher = flusher
         self._registry = registry
@@ -179,10 +183,10 @@ class Writer(Generic[M_contra]):
         self._hand_count = 0  # ... its messages,
         self._hand_size = 0  # ... and their bytes
         self._active = False  # the flusher or the task is going to look at the queue
-        self._last = 0.0  # when something was sent directly
+        self._last = 0.0  # when something was sent directly, or flushed
         self._task = False
         self._wakeup: Event | None = None  # of the task
-        self._deliveries: list[tuple[int, Event]] = []  # what `written` must reach, and who waits for that
+        self._deliveries: list[_Delivery] = []  # who waits for a message to be written
         self._drained: Event | None = None
         self._closed = False
         registry[link.addr] = registry[link] = self
@@ -194,24 +198,17 @@ class Writer(Generic[M_contra]):
             f"the limits are {self._depth} messages and {self._limit} bytes"
         )
 
-    def post(self, message: M_contra) -> None:
-        """Encode a message and put it, or raise."""
-        if self.full:
-            raise self.full_error()
-        frame = self.encode(message)
-        if self._active and type(frame) is bytes and len(frame) < LARGE:
-            self._queue.append(frame)
-            self.pending += 1
-            self._size = size = self._size + len(frame)
-            if size >= self._limit or self.pending >= self._depth:
-                self.full = True
-        else:
-            self.put(frame)
-
-    def put(self, frame: Frame) -> None:
-        """Queue a frame, or send it directly."""
+    def put(self, frame: Frame, now: float = 0.0) -> None:
+        """Queue a frame, or send it directly; `now` is the time if that is known."""
         if type(frame) is bytes:
             size = len(frame)
+            if self._active and size < LARGE:  # the common case of what follows, for the sake of speed
+                self._queue.append(frame)
+                self.pending = count = self.pending + 1
+                self._size = size = self._size + size
+                if size >= self._limit or count >= self._depth:
+                    self.full = True
+                return
             large = size >= LARGE
         else:
             frame = _parts(frame)
@@ -219,7 +216,7 @@ class Writer(Generic[M_contra]):
             large = True
         if not self._active:
             if self._direct is not None:
-                now = monotonic()
+                now = now or monotonic()
                 if now - self._last > BURST:
                     self._last = now
                     self._send_directly(self._direct, frame, size)
@@ -253,8 +250,9 @@ class Writer(Generic[M_contra]):
             self._sent(1, size)
 
     def flush(self) -> None:
-        """Write what the socket takes; the rest is the task's. Called by the flusher."""
-        assert self._direct is not None
+        """Write what the socket takes, unless the task is at it; the rest is the task's."""
+        if self._direct is None or self._hand:
+            return
         try:
             while self._queue:
                 self._take()
@@ -265,6 +263,7 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except OSError as error:
             self._break(error)
+        self._last = monotonic()
         self._rest()
 
     async def run(self) -> None:
@@ -352,16 +351,17 @@ class Writer(Generic[M_contra]):
         self._count(-count, -size)
         self._sent(count, size)
         self._wake_waiting()
+        for delivery in self._deliveries:
+            delivery.ahead -= count
+        while self._deliveries and self._deliveries[0].ahead <= 0:
+            self._deliveries.pop(0).over.set()
 
     def _sent(self, count: int, size: int) -> None:
-        self.written += count
-        stats, totals = self._link.stats, self._link.totals
+        stats, totals = self._stats, self._totals
         stats.messages_sent += count
         stats.bytes_sent += size
         totals.messages_sent += count
         totals.bytes_sent += size
-        while self._deliveries and self._deliveries[0][0] <= self.written:
-            self._deliveries.pop(0)[1].set()
 
     def _wake_waiting(self) -> None:
         """Wake the first who waits for room, if there is any; who is woken wakes the next."""
@@ -375,6 +375,7 @@ class Writer(Generic[M_contra]):
         """
         event = Event()
         self.waiting.append(event)
+        self.flush()  # sooner than the flusher would
         while True:
             try:
                 await event.wait()
@@ -390,13 +391,16 @@ class Writer(Generic[M_contra]):
         if self._closed:
             raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
 
-    async def wait_written(self, ticket: int) -> None:
-        """Until so many messages were written; raises `DeliveryError` if they will not be."""
-        if self.written < ticket and (self.pending or not self._closed):
-            event = Event()
-            self._deliveries.append((ticket, event))
-            await event.wait()
-        if self.written < ticket:
+    async def wait_written(self) -> None:
+        """Until all is written that is queued now; raises `DeliveryError` if it will not be."""
+        if self.pending:
+            delivery = _Delivery(self.pending)
+            self._deliveries.append(delivery)
+            await delivery.over.wait()
+            lost = delivery.ahead > 0
+        else:
+            lost = self._closed
+        if lost:
             raise DeliveryError(f"the connection to {self.addr[0]}:{self.addr[1]} ended before the write", self.addr)
 
     async def wait_flushed(self) -> None:
@@ -421,7 +425,7 @@ class Writer(Generic[M_contra]):
         self._hand_count = self._hand_size = 0
         self._count(-self.pending, -self._size)
         while self._deliveries:
-            self._deliveries.pop(0)[1].set()
+            self._deliveries.pop().over.set()
         self._rest()
         return lost
 
@@ -447,6 +451,16 @@ class Writer(Generic[M_contra]):
         elif self._wakeup is not None:
             self._wakeup.set()
             self._wakeup = None
+
+
+class _Delivery:
+    """A message that somebody waits for to be written."""
+
+    __slots__ = ("ahead", "over")
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead = ahead  # messages to be written until then, itself included
+        self.over = Event()
 
 
 class Flusher:
