@@ -213,11 +213,14 @@ class TCPStream(ByteStream):
     One task may receive while another one sends.
     """
 
+    __slots__ = ("_size", "_sock", "held")
+
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
-        self.held = False
-        """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
+        self.held = (
+            False  # while it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is under way
+        )
         with suppress(OSError):  # a Unix socket has none of these
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -239,16 +242,19 @@ class TCPStream(ByteStream):
                 self._size = max(size // 4, READ_MIN)
         return data
 
+    def send_some(self, part: Chunk) -> int:
+        """Hand over as much as the kernel takes now, and say how many bytes that were; `OSError` as the system says."""
+        try:
+            return self._sock.send(part)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
     def send_nowait(self, parts: list[Chunk]) -> list[Chunk]:
         """Hand over what the kernel takes now, and return the rest; `OSError` as the system says."""
         try:
-            if len(parts) == 1 or not _SENDMSG:
-                part = parts[0]
-                sent = self._sock.send(part)
-                if sent == len(part):
-                    return []
-            else:
-                sent = self._sock.sendmsg(parts[:PARTS_MAX])
+            sent = (
+                self.send_some(parts[0]) if len(parts) == 1 or not _SENDMSG else self._sock.sendmsg(parts[:PARTS_MAX])
+            )
         except (BlockingIOError, InterruptedError):
             return parts
         for index, part in enumerate(parts):

@@ -107,21 +107,28 @@ class Outbox(Generic[M_contra]):
         failed: dict[Address, Exception] = {}
         frames: dict[int, Frame] = {}
         errors: dict[int, Exception] = {}
+        encoder: object = None
+        frame: Frame = b""
+        error: Exception | None = None
         now = monotonic()
         for writer in list(self._writers.values())[::2]:  # it has each twice in a row, by address and by connection
-            key = id(writer.encoder)
             if writer.full:
                 failed[writer.addr] = writer.full_error()
-            elif key in errors:
-                failed[writer.addr] = errors[key]
+                continue
+            if writer.encoder is not encoder:
+                encoder = writer.encoder
+                key = id(encoder)
+                if key not in frames and key not in errors:
+                    try:
+                        made = writer.encode(message)
+                        frames[key] = made if type(made) is bytes else _parts(made)
+                    except Exception as failure:  # noqa: BLE001  # the encoder's, for the caller
+                        errors[key] = failure
+                frame, error = frames.get(key, b""), errors.get(key)
+            if error is None:
+                writer.put(frame, now)
             else:
-                try:
-                    frame = frames.get(key)
-                    if frame is None:
-                        frame = frames[key] = writer.encode(message)
-                    writer.put(frame, now)
-                except Exception as error:  # noqa: BLE001  # the encoder's, for the caller
-                    failed[writer.addr] = errors[key] = error
+                failed[writer.addr] = error
         return failed
 
     def pending(self, peer: Peer) -> int:
@@ -200,7 +207,9 @@ class Writer(Generic[M_contra]):
 
     def put(self, frame: Frame, now: float = 0.0) -> None:
         """Queue a frame, or send it directly; `now` is the time if that is known."""
+        ready: bytes | tuple[Chunk, ...]
         if type(frame) is bytes:
+            ready = frame
             size = len(frame)
             if self._active and size < LARGE:  # the common case of what follows, for the sake of speed
                 self._queue.append(frame)
@@ -211,21 +220,21 @@ class Writer(Generic[M_contra]):
                 return
             large = size >= LARGE
         else:
-            frame = _parts(frame)
-            size = sum(map(len, frame))
+            ready = _parts(frame)
+            size = sum(map(len, ready))
             large = True
         if not self._active:
             if self._direct is not None:
                 now = now or monotonic()
                 if now - self._last > BURST:
                     self._last = now
-                    self._send_directly(self._direct, frame, size)
+                    self._send_directly(self._direct, ready, size)
                     return
                 self._flusher.schedule(self)
             else:
                 self._wake_task()
             self._active = True
-        self._queue.append(frame)
+        self._queue.append(ready)
         self._large = self._large or large
         self._count(1, size)
 
@@ -235,9 +244,14 @@ class Writer(Generic[M_contra]):
         self._size += size
         self.full = self._size >= self._limit or self.pending >= self._depth
 
-    def _send_directly(self, direct: TCPStream, frame: Frame, size: int) -> None:
+    def _send_directly(self, direct: TCPStream, frame: bytes | tuple[Chunk, ...], size: int) -> None:
+        rest: list[Chunk] = []
         try:
-            rest = direct.send_nowait(list(frame) if isinstance(frame, tuple) else [frame])
+            if isinstance(frame, bytes):
+                if (sent := direct.send_some(frame)) < size:
+                    rest = [memoryview(frame)[sent:]]
+            else:
+                rest = direct.send_nowait(list(frame))
         except OSError as error:
             self._break(error)
             return
