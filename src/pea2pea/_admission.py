@@ -43,21 +43,20 @@ class Admission:
         Raises `AlreadyConnectedError` or `ConnectionLimitError`; then nothing is taken.
         """
         config = self._config
-        where = f"{addr[0]}:{addr[1]}"
         if addr in self.established:
-            raise AlreadyConnectedError(f"there is a connection to {where} already")
+            raise AlreadyConnectedError(f"there is a connection to {addr[0]}:{addr[1]} already")
         if addr in self.connecting:
-            raise AlreadyConnectedError(f"a connection to {where} is being set up already")
+            raise AlreadyConnectedError(f"a connection to {addr[0]}:{addr[1]} is being set up already")
         if not self.has_budget(side):
-            raise _limit("max_connecting", config.max_connecting, where)
+            raise _limit("max_connecting", config.max_connecting, addr)
         inbound = side is Side.RESPONDER
         if inbound and config.max_inbound is not None and self._of_side[side] >= config.max_inbound:
-            raise _limit("max_inbound", config.max_inbound, where)
+            raise _limit("max_inbound", config.max_inbound, addr)
         group = group_of(addr[0], config.ipv6_prefix)
         if group is not None and self._of_group[group] >= config.max_connections_per_ip:
-            raise _limit("max_connections_per_ip", config.max_connections_per_ip, where)
+            raise _limit("max_connections_per_ip", config.max_connections_per_ip, addr)
         if len(self.established) + len(self.connecting) >= config.max_connections:
-            raise _limit("max_connections", config.max_connections, where)
+            raise _limit("max_connections", config.max_connections, addr)
         if group is not None:
             self._of_group[group] += 1
         self.connecting[addr] = side
@@ -86,8 +85,8 @@ class Admission:
                 del self._of_group[group]
 
 
-def _limit(field: str, value: int, where: str) -> ConnectionLimitError:
-    return ConnectionLimitError(f"no connection with {where}: {field}={value} is reached", field)
+def _limit(field: str, value: int, addr: Address) -> ConnectionLimitError:
+    return ConnectionLimitError(f"no connection with {addr[0]}:{addr[1]}: {field}={value} is reached", field)
 
 
 class ConnectionsView(Mapping[Address, Connection]):
