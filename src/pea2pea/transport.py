@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
@@ -263,13 +263,13 @@ class TCPStream(ByteStream):
             sent -= len(part)
         return []
 
-    async def readable(self) -> None:
+    def readable(self) -> Awaitable[None]:
         """Wait until there is something to receive."""
-        await wait_readable(self._sock)
+        return wait_readable(self._sock)
 
-    async def writable(self) -> None:
+    def writable(self) -> Awaitable[None]:
         """Wait until the kernel takes more."""
-        await wait_writable(self._sock)
+        return wait_writable(self._sock)
 
     async def receive(self, max_bytes: int = TAKE_MAX) -> bytes:
         """As AnyIO's `ByteReceiveStream.receive`. Cancelling it loses nothing."""

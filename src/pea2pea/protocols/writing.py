@@ -2,7 +2,7 @@
 
 Rule 1: a frame goes out directly if nothing is queued, the stream is the bare socket, and it is no burst.
 Rule 2: else it is queued, and the node's one `Flusher` writes what is queued once the event loop gets its turn: all of
-it at once, and without a task for the connection.
+it at once, and without a task for the connection. Who must wait for room does so at once.
 Rule 3: only a stream that must be waited for (a full socket, or TLS) gets a writer task.
 Rule 4: a write that was cut off ends the connection, since nobody knows how much of it went out.
 """
