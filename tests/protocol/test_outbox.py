@@ -360,6 +360,16 @@ async def test_deliver_raises_if_the_connection_ends_before_the_write(over: str,
     assert [error.addr for error in errors] == [peer.connection.addr] * 3
 
 
+async def test_deliver_raises_if_the_peer_has_reset_the_connection_in_the_very_moment() -> None:
+    sender = Sender()
+    async with crowd(sender, 1) as (peer,):
+        assert sender.outbox.pending(peer.addr) == 0
+        peer.reset()
+        with pytest.raises(DeliveryError) as error:
+            await sender.outbox.deliver(peer.addr, b"hello")
+        assert error.value.addr == peer.addr
+
+
 @either_way
 async def test_a_cancelled_deliver_takes_nothing_back(over: str) -> None:
     sender = Sender(queue_bytes=MUCH)
