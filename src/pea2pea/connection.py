@@ -41,8 +41,6 @@ class Side(Enum):
     INITIATOR = "initiator"
     RESPONDER = "responder"
 
-    __hash__ = object.__hash__  # members are singletons; Enum's own is a slow one
-
     def __invert__(self) -> Side:
         return Side.RESPONDER if self is Side.INITIATOR else Side.INITIATOR
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, asynccontextmanager
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from anyio import CancelScope, Event, create_task_group
@@ -31,6 +31,14 @@ class Unable(CountingCodec):
     def encode(self, message: bytes, /) -> Frame:
         self.tried += 1
         raise NotImplementedError
+
+
+class Unfit(CountingCodec):
+    tried = 0
+
+    def encode(self, message: bytes, /) -> Frame:
+        self.tried += 1
+        return cast("Frame", "a string")
 
 
 # Whom to send to
@@ -474,15 +482,15 @@ async def test_a_broadcast_tells_who_was_full_and_reaches_the_others(over: str) 
 
 async def test_a_broadcast_tells_whose_encoder_raised_and_reaches_the_others() -> None:
     sender = Sender()
-    good, bad = CountingCodec(sender), Unable(sender)
-    codecs = cycle([good, bad])
+    good, bad, worse = CountingCodec(sender), Unable(sender), Unfit(sender)
+    codecs = cycle([good, bad, worse])
     sender.codec = lambda: next(codecs)
-    async with crowd(sender, 4) as peers:
+    async with crowd(sender, 6) as peers:
         failed = sender.outbox.broadcast(b"hello")
-        assert len(failed) == 2
-        assert {type(error) for error in failed.values()} == {NotImplementedError}
-        assert bad.tried == 1
+        assert len(failed) == 4
+        assert {type(error) for error in failed.values()} == {NotImplementedError, TypeError}
+        assert bad.tried == worse.tried == 1
         for peer in peers:
             if peer.addr not in failed:
                 assert await peer.receive_message() == b"hello"
-        assert len(sender.node.connections) == 4
+        assert len(sender.node.connections) == 6
