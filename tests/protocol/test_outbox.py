@@ -210,6 +210,30 @@ async def test_a_sender_that_has_just_come_does_not_overtake_one_that_waits(over
 
 
 @either_way
+async def test_who_does_not_wait_cannot_take_the_room_of_those_who_do(over: str) -> None:
+    sender = Sender(queue_depth=1)
+    async with stuck_peer(sender, over) as peer, create_task_group() as group:
+        sent = Event()
+
+        async def wait() -> None:
+            await sender.outbox.send(peer.connection, b"patient")
+            sent.set()
+
+        async def push() -> None:
+            while not sent.is_set():
+                with pytest.raises(QueueFullError):
+                    sender.outbox.send_nowait(peer.connection, b"pushy")
+                assert list(sender.outbox.broadcast(b"pushy")) == [peer.connection.addr]
+                await checkpoint()
+
+        group.start_soon(wait)
+        await turns()
+        group.start_soon(push)
+        assert [await peer.read() for _ in range(2)] == [CLOG, b"patient"]
+    assert sender.encoded == [CLOG, b"patient"]
+
+
+@either_way
 async def test_a_cancelled_sender_queues_nothing_and_the_next_one_gets_its_turn(over: str) -> None:
     sender = Sender(queue_depth=1)
     async with stuck_peer(sender, over) as peer, create_task_group() as group:

@@ -62,13 +62,14 @@ class Outbox(Generic[M_contra]):
     def send_nowait(self, peer: Peer, message: M_contra) -> None:
         """Queue a message, or send it at once if nothing is queued.
 
-        Raises `QueueFullError` (the message was not even encoded), or `NotConnectedError`.
+        Raises `QueueFullError` (the message was not even encoded), also when others wait for room, or
+        `NotConnectedError`.
         """
         try:
             writer = self._writers[peer]
         except (KeyError, TypeError):
             writer = self._find(peer)
-        if writer.full:
+        if writer.full or writer.waiting:
             raise writer.full_error()
         writer.put(writer.encode(message))
 
@@ -112,7 +113,7 @@ class Outbox(Generic[M_contra]):
         error: Exception | None = None
         now = monotonic()
         for writer in list(self._writers.values())[::2]:  # it has each twice in a row, by address and by connection
-            if writer.full:
+            if writer.full or writer.waiting:
                 failed[writer.addr] = writer.full_error()
                 continue
             if writer.encoder is not encoder:
@@ -190,7 +191,7 @@ class Writer(Generic[M_contra]):
         self._hand_count = 0  # ... its messages,
         self._hand_size = 0  # ... and their bytes
         self._active = False  # the flusher or the task is going to look at the queue
-        self._last = 0.0  # when something was sent directly, or flushed
+        self._last = 0.0  # when something was sent directly, or somebody waited for room
         self._task = False
         self._wakeup: Event | None = None  # of the task
         self._deliveries: list[_Delivery] = []  # who waits for a message to be written
@@ -200,8 +201,11 @@ class Writer(Generic[M_contra]):
 
     def full_error(self) -> QueueFullError:
         """What is raised when it is."""
+        peer = f"{self.addr[0]}:{self.addr[1]}"
+        if not self.full:
+            return QueueFullError(f"{len(self.waiting)} senders wait for room in the queue for {peer}")
         return QueueFullError(
-            f"{self.pending} messages of {self._size} bytes are queued for {self.addr[0]}:{self.addr[1]}; "
+            f"{self.pending} messages of {self._size} bytes are queued for {peer}; "
             f"the limits are {self._depth} messages and {self._limit} bytes"
         )
 
@@ -277,7 +281,6 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except OSError as error:
             self._break(error)
-        self._last = monotonic()
         self._rest()
 
     async def run(self) -> None:
@@ -389,9 +392,11 @@ class Writer(Generic[M_contra]):
         """
         event = Event()
         self.waiting.append(event)
-        self.flush()  # sooner than the flusher would
         while True:
             try:
+                if self.full:
+                    self._last = monotonic()  # a burst, which goes on
+                    self.flush()  # sooner than the flusher would
                 await event.wait()
             except BaseException:
                 self.waiting.remove(event)
