@@ -112,7 +112,7 @@ class _Incremental(ABC, Generic[M]):
     def __init__(self, max_length: int) -> None:
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1 byte, not {max_length!r}")
-        self.max_length: Final = max_length
+        self.max_length: Final[int] = max_length
         self._rest = b""
         self._partial = _Partial()
         self._refused: str | None = None

@@ -218,9 +218,8 @@ class TCPStream(ByteStream):
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
-        self.held = (
-            False  # while it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is under way
-        )
+        self.held: bool = False
+        """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
         with suppress(OSError):  # a Unix socket has none of these
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -21,7 +21,7 @@ const node = await createLibp2p({
   transports: [tcp()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
-  services: { identify: identify(), ping: ping() }
+  services: { identify: identify(), ping: ping(STREAMS) } // a stream counts until both ends have closed it
 })
 
 async function send (stream, data) {
