@@ -349,9 +349,12 @@ class Node(anyio.AsyncContextManagerMixin):
         )
 
     def _give_up(self, error: BaseException) -> None:
-        """What must go through ends the node at once, and comes out of the block as it is."""
-        self._fatal = self._fatal or error
-        self._abandon()
+        """What must go through ends the node in order, the second time at once, and comes out of the block as it is."""
+        if self._fatal is None:
+            self._fatal = error
+            self._begin_to_close()
+        else:
+            self._abandon()
         self._group.cancel_scope.cancel()
 
     def _serve(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -706,6 +709,9 @@ class Node(anyio.AsyncContextManagerMixin):
             if link.origin is None or anyio.current_effective_deadline() == -math.inf:
                 self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
+        except KeyboardInterrupt as error:  # trio raises it wherever it finds the program
+            self._give_up(error)
+            link.end(DisconnectOrigin.SHUTDOWN)
 
         assert link.origin is not None
         link.hurry(anyio.current_time() + self.config.grace_period)

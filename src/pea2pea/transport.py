@@ -250,12 +250,13 @@ class TCPStream(ByteStream):
 
     def send_nowait(self, parts: list[Chunk]) -> list[Chunk]:
         """Hand over what the kernel takes now, and return the rest; `OSError` as the system says."""
-        try:
-            sent = (
-                self.send_some(parts[0]) if len(parts) == 1 or not _SENDMSG else self._sock.sendmsg(parts[:PARTS_MAX])
-            )
-        except (BlockingIOError, InterruptedError):
-            return parts
+        if len(parts) == 1 or not _SENDMSG:
+            sent = self.send_some(parts[0])
+        else:
+            try:
+                sent = self._sock.sendmsg(parts[:PARTS_MAX])
+            except (BlockingIOError, InterruptedError):
+                return parts
         for index, part in enumerate(parts):
             if sent < len(part):
                 return [memoryview(part)[sent:] if sent else part, *parts[index + 1 :]]

@@ -25,6 +25,7 @@ from ..helpers import (
     frame,
     memory_pair,
     running_tasks,
+    turns,
     two_nodes,
     wait_until,
 )
@@ -153,7 +154,7 @@ async def test_a_cancelled_scope_around_the_block_does_not_cut_the_end_short() -
     hooks: list[str] = []
 
     async def part(addr: Address, _: DisconnectOrigin) -> None:
-        await anyio.sleep(0.01)  # a hook that takes a while is what this is about
+        await turns()
         await dialler.outbox.send(addr, b"last words")
         hooks.append("done")
 
@@ -504,7 +505,7 @@ async def test_a_shutdown_bounds_what_is_still_to_be_processed() -> None:
     peers: list[RawPeer] = []
 
     async def handle(*_: object) -> None:
-        await anyio.sleep(0.05)  # the handler is slow, so that not all can be processed
+        await anyio.sleep(0.05)  # not all can be processed within the grace period, which is a time
 
     user.handle = handle
     async with user.node as node:
@@ -584,12 +585,14 @@ class User:
         self.node.enable_on_disconnect(self)
 
     async def on_disconnect(self, addr, origin):
-        await anyio.sleep(0.01)  # a hook that takes a while, so that the interruption does not find it done
+        for _ in range(10):  # so that the interruption does not find it done
+            await anyio.lowlevel.checkpoint()
         print("on_disconnect", origin.name, flush=True)
 
 async def main():
     async with Node() as other, User().node as node:
         await node.connect(await other.start_listening())
+        await anyio.wait_all_tasks_blocked()  # trio interrupts the task that runs, and only if none does, this one
         print("ready", flush=True)
         await anyio.sleep_forever()
 

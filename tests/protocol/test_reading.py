@@ -280,7 +280,7 @@ async def test_a_peer_that_sends_messages_is_not_disconnected() -> None:
             for _ in range(24):
                 await peer.send(frame(b"hello"))
                 await sleep(0.05)  # the pace of the messages: more than the timeout in all, less for each
-            assert len(user.received) == 24
+            await wait_until(lambda: len(user.received) == 24)
             assert node.heuristics.idle_timeouts == 0
 
 

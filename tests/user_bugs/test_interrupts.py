@@ -9,8 +9,19 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Node, TCPTransport
-from tests.helpers import RawPeer, above_info, descriptors, frame, wait_until
+from pea2pea import Config, DisconnectOrigin, Node, Side, TCPTransport
+from tests.helpers import (
+    MemoryStream,
+    RawPeer,
+    User,
+    above_info,
+    descriptors,
+    frame,
+    frames,
+    memory_pair,
+    turns,
+    wait_until,
+)
 
 from .flawed import ASYNC, PLACES, Flawed, provoked
 
@@ -102,6 +113,113 @@ def test_it_comes_out_of_an_exception_group(anyio_backend: Backend, place: str) 
                 raise error
 
     ends_the_block(anyio_backend, Flawed(place, stall=stall), error)
+
+
+@pytest.mark.parametrize("place", ["perform_handshake", *PLACES])
+def test_the_node_ends_in_order(anyio_backend: Backend, place: str) -> None:
+    """An honest peer gets what was sent to it before, and every connection has its `on_disconnect`."""
+
+    def fail() -> None:
+        user.armed = False
+        user.outbox.send_nowait(user.connected[0], b"sent before")
+        raise SystemExit
+
+    async def part(addr: Address, _: DisconnectOrigin) -> None:
+        if addr == user.connected[0]:
+            await turns()
+            user.outbox.send_nowait(addr, b"last words")
+
+    async def main() -> list[bytes]:
+        with pytest.raises(SystemExit):  # noqa: PT012  # it is the block that raises
+            async with user.node:
+                addr = await user.node.start_listening()
+                honest = await RawPeer.dial(addr)
+                await wait_until(lambda: user.connected)
+                user.armed = True
+                victim = await RawPeer.dial(addr)
+                await user.provoke(victim)
+                await anyio.sleep_forever()
+        with honest, victim:
+            assert user.ended.count((honest.addr, DisconnectOrigin.SHUTDOWN)) == 1
+            return frames(await honest.receive_all())
+
+    user = Flawed(place, fail)
+    user.part = part
+    told = anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
+    assert told == [b"sent before", b"last words"]
+    ended = [addr for addr, _ in user.ended]
+    assert len(ended) == len(set(ended))
+    assert set(user.connected) <= set(ended)
+
+
+def test_the_second_one_ends_it_at_once(anyio_backend: Backend) -> None:
+    first, second = SystemExit(1), SystemExit(2)
+    parting: list[Address] = []
+
+    async def greet(addr: Address) -> None:
+        await wait_until(lambda: len(user.node.connections) == 2)
+        if addr == user.connected[0]:
+            raise first
+
+    async def part(addr: Address, _: DisconnectOrigin) -> None:
+        parting.append(addr)
+        if len(parting) == 2:
+            raise second
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        before = descriptors()
+        peers: list[RawPeer] = []
+        with pytest.raises(SystemExit) as caught:  # noqa: PT012  # it is the block that raises
+            async with user.node:
+                addr = await user.node.start_listening()
+                peers.extend([await RawPeer.dial(addr), await RawPeer.dial(addr)])
+                await anyio.sleep_forever()
+        assert caught.value is first
+        assert len(parting) == 2
+        for peer in peers:
+            peer.close()
+        assert descriptors() == before
+
+    user = User(Config(grace_period=3600))
+    user.greet, user.part = greet, part
+    anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
+
+
+class InterruptedStream(MemoryStream):
+    """Where the program happens to be when somebody presses Ctrl-C."""
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = await super().receive(max_bytes)
+        if data == b"Ctrl-C":
+            raise KeyboardInterrupt
+        return data
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backend, *, busy: bool) -> None:
+    """Trio raises KeyboardInterrupt wherever the program is."""
+    user = User(Config(grace_period=0.1))
+
+    async def main() -> None:
+        near, far = memory_pair()
+        near.__class__ = InterruptedStream
+        async with far:
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it is the block that raises
+                async with user.node:
+                    await user.node.adopt(near, ("near", 1), Side.INITIATOR)
+                    if busy:
+                        await far.send(frame(b"keep one reader busy"))
+                        await wait_until(lambda: user.received)
+                    await far.send(b"Ctrl-C")
+                    await anyio.sleep_forever()
+
+    async def stall(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    user.handle = user.greet = stall
+    anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
+    assert user.origins == [DisconnectOrigin.SHUTDOWN]
 
 
 class InterruptedTransport(TCPTransport):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
-BURST = 30e-6  # seconds: what comes sooner after the last write is part of a burst, and queued
+BURST = 30e-6  # seconds: what comes sooner after a direct send, or a wait for room, is part of a burst, and queued
 BATCH = 256 * 1024  # bytes of one write
 LARGE = 16 * 1024  # parts from this size on are not copied
 QUANTUM = 64 * 1024  # bytes that must get through within the write timeout
@@ -95,9 +95,7 @@ class Outbox(Generic[M_contra]):
         written. Cancelling it after the message was queued only stops the waiting.
         """
         writer = self._find(peer)
-        if writer.full or writer.waiting:
-            await writer.wait_for_room()
-        writer.put(writer.encode(message))
+        await self.send(peer, message)
         await writer.wait_written()
 
     def broadcast(self, message: M_contra) -> dict[Address, Exception]:
@@ -106,8 +104,7 @@ class Outbox(Generic[M_contra]):
         It is encoded once for each distinct encoder object.
         """
         failed: dict[Address, Exception] = {}
-        frames: dict[int, Frame] = {}
-        errors: dict[int, Exception] = {}
+        made: dict[int, tuple[Frame, Exception | None]] = {}
         encoder: object = None
         frame: Frame = b""
         error: Exception | None = None
@@ -118,14 +115,9 @@ class Outbox(Generic[M_contra]):
                 continue
             if writer.encoder is not encoder:
                 encoder = writer.encoder
-                key = id(encoder)
-                if key not in frames and key not in errors:
-                    try:
-                        made = writer.encode(message)
-                        frames[key] = made if type(made) is bytes else _parts(made)
-                    except Exception as failure:  # noqa: BLE001  # the encoder's, for the caller
-                        errors[key] = failure
-                frame, error = frames.get(key, b""), errors.get(key)
+                if id(encoder) not in made:
+                    made[id(encoder)] = writer.try_encode(message)
+                frame, error = made[id(encoder)]
             if error is None:
                 writer.put(frame, now)
             else:
@@ -153,8 +145,8 @@ class Writer(Generic[M_contra]):
 
     __slots__ = (
         "_active", "_closed", "_deliveries", "_depth", "_direct", "_drained", "_flusher", "_hand", "_hand_count",
-        "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_stats",
-        "_task", "_timeout", "_totals", "_wakeup", "addr", "encode", "encoder", "full", "pending", "waiting",
+        "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_stats", "_task",
+        "_timeout", "_totals", "_wakeup", "_written", "addr", "encode", "encoder", "full", "pending", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -194,7 +186,8 @@ class Writer(Generic[M_contra]):
         self._last = 0.0  # when something was sent directly, or somebody waited for room
         self._task = False
         self._wakeup: Event | None = None  # of the task
-        self._deliveries: list[_Delivery] = []  # who waits for a message to be written
+        self._written = 0  # messages that were queued, and then written
+        self._deliveries: list[tuple[int, Event]] = []  # what `_written` must reach, and who waits for that
         self._drained: Event | None = None
         self._closed = False
         registry[link.addr] = registry[link] = self
@@ -208,6 +201,14 @@ class Writer(Generic[M_contra]):
             f"{self.pending} messages of {self._size} bytes are queued for {peer}; "
             f"the limits are {self._depth} messages and {self._limit} bytes"
         )
+
+    def try_encode(self, message: M_contra) -> tuple[Frame, Exception | None]:
+        """A frame that `put` takes, or why there is none."""
+        try:
+            frame = self.encode(message)
+            return frame if type(frame) is bytes else _parts(frame), None
+        except Exception as error:  # noqa: BLE001  # the encoder's, for the caller
+            return b"", error
 
     def put(self, frame: Frame, now: float = 0.0) -> None:
         """Queue a frame, or send it directly; `now` is the time if that is known."""
@@ -368,10 +369,9 @@ class Writer(Generic[M_contra]):
         self._count(-count, -size)
         self._sent(count, size)
         self._wake_waiting()
-        for delivery in self._deliveries:
-            delivery.ahead -= count
-        while self._deliveries and self._deliveries[0].ahead <= 0:
-            self._deliveries.pop(0).over.set()
+        self._written += count
+        while self._deliveries and self._deliveries[0][0] <= self._written:
+            self._deliveries.pop(0)[1].set()
 
     def _sent(self, count: int, size: int) -> None:
         stats, totals = self._stats, self._totals
@@ -412,13 +412,12 @@ class Writer(Generic[M_contra]):
 
     async def wait_written(self) -> None:
         """Until all is written that is queued now; raises `DeliveryError` if it will not be."""
+        lost = self._closed
         if self.pending:
-            delivery = _Delivery(self.pending)
-            self._deliveries.append(delivery)
-            await delivery.over.wait()
-            lost = delivery.ahead > 0
-        else:
-            lost = self._closed
+            ticket, event = self._written + self.pending, Event()
+            self._deliveries.append((ticket, event))
+            await event.wait()
+            lost = self._written < ticket
         if lost:
             raise DeliveryError(f"the connection to {self.addr[0]}:{self.addr[1]} ended before the write", self.addr)
 
@@ -444,7 +443,7 @@ class Writer(Generic[M_contra]):
         self._hand_count = self._hand_size = 0
         self._count(-self.pending, -self._size)
         while self._deliveries:
-            self._deliveries.pop().over.set()
+            self._deliveries.pop()[1].set()
         self._rest()
         return lost
 
@@ -470,16 +469,6 @@ class Writer(Generic[M_contra]):
         elif self._wakeup is not None:
             self._wakeup.set()
             self._wakeup = None
-
-
-class _Delivery:
-    """A message that somebody waits for to be written."""
-
-    __slots__ = ("ahead", "over")
-
-    def __init__(self, ahead: int) -> None:
-        self.ahead = ahead  # messages to be written until then, itself included
-        self.over = Event()
 
 
 class Flusher:
