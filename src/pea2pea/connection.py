@@ -93,7 +93,7 @@ class Connection(TypedAttributeProvider):
     ) -> None:
         """Run `func(*args)` in the background for as long as the connection lives; then it is cancelled.
 
-        What it raises is logged and counted in `Heuristics.hook_errors`, and harms nobody. Raises
+        An exception is logged and counted in `Heuristics.hook_errors`, and harms nobody. Raises
         `NotConnectedError` if the connection has ended.
         """
 

@@ -18,7 +18,7 @@ class OnDisconnect(Protocol):
         """Called exactly once for each connection that was established, while it still is in `Node.connections`.
 
         After an orderly end it may send last words; `Node.disconnect` returns after it. It is cancelled at the
-        timeout given to `enable_on_disconnect` or when the grace period is over. What it raises is logged.
+        timeout given to `enable_on_disconnect` or when the grace period is over. An exception is logged.
         """
         ...
 
