@@ -78,11 +78,12 @@ class Node(anyio.AsyncContextManagerMixin):
     It is used once, as `async with node:`, which owns every task of the node: leaving the block shuts the node down
     gracefully, and what was raised in the block comes out as it is. Nothing here is thread-safe.
 
-    A `SystemExit` or `KeyboardInterrupt`, raised in the block or in a hook, a codec or a background task, shuts the node
-    down gracefully, too, a second one at once. It comes out of `async with`, in place of anything else; the block itself
-    is cancelled. So a hook may end the program with `sys.exit()`. Any other exception of a hook harms its own connection
-    at the most. (Raised in a task that is not the node's, asyncio lets such an exception out of its event
-    loop, and cancels all tasks, also the node's: then the sockets are closed, but not every hook is called.)
+    A `SystemExit` or `KeyboardInterrupt`, raised in the block or in a hook, a codec or a background task, shuts the
+    node down gracefully, too, a second one at once. It comes out of `async with`, in place of anything else; the
+    block itself is cancelled. So a hook may end the program with `sys.exit()`. Any other exception of a hook harms
+    its own connection at the most. (Raised in a task that is not the node's, asyncio lets such an exception out of
+    its event loop, and cancels all tasks, also the node's: then the sockets are closed, but not every hook is
+    called.)
 
     config: what it was made with; it does not change.
     transport (when it is made): where byte streams come from; TCP by default.
