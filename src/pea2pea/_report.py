@@ -56,7 +56,12 @@ def says_gone(error: BaseException, peer: Address) -> bool:
     return all(isinstance(leaf, (NotConnectedError, DeliveryError)) and leaf.addr == peer for leaf in _leaves(error))
 
 
-def _parted(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
+def interruption(error: BaseException) -> BaseException | None:
+    """What is neither an error nor a cancellation, and so must go through: the first one in an exception group."""
+    return next((leaf for leaf in _leaves(error) if isinstance(leaf, (KeyboardInterrupt, SystemExit))), None)
+
+
+def parted(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
     """What of `error` is of that kind, and the rest; exception groups are taken apart."""
     if isinstance(error, kind):
         return error, None
@@ -108,8 +113,8 @@ class Reporter:
         trace = error.__traceback__
         if isinstance(error, TypeError) and trace and not trace.tb_next and "await" in str(error):  # raised by ours
             error.args = (f"{place} must be async: {error}",)
-        told, rest = _parted(error, Exception)
-        cancelled, fatal = (None, None) if rest is None else _parted(rest, get_cancelled_exc_class())
+        told, rest = parted(error, Exception)
+        cancelled, fatal = (None, None) if rest is None else parted(rest, get_cancelled_exc_class())
         if fatal is not None:
             self.give_up(next(_leaves(fatal)))
             told = cancelled = None

@@ -29,7 +29,7 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack
 
 from ._address import Address, canonical, checked, is_local
 from ._admission import Admission, ConnectingView, ConnectionsView
-from ._report import Reporter, background_task
+from ._report import Reporter, background_task, interruption
 from .config import Config, at_least_one, needs, seconds
 from .connection import Connection, DisconnectOrigin, Link, Peer, Side, address_of, current_link
 from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError, SelfConnectionError
@@ -121,7 +121,8 @@ class Node(anyio.AsyncContextManagerMixin):
         self._entered = False
         self._closing = False
         self._closing_by = math.inf  # when it should be over
-        self._fatal: BaseException | None = None
+        self._interrupted = False
+        self._fatal: BaseException | None = None  # what comes out of the block, and was not raised in it
         self._abandon: Callable[[], None] = lambda: None
         self._setups: dict[_SetUp, None] = {}  # in order, so that the oldest can be found
         self._running_services: set[str] = set()
@@ -245,6 +246,8 @@ class Node(anyio.AsyncContextManagerMixin):
                     yield self
                 except BaseException as error:  # noqa: BLE001  # it is raised again, outside of the group
                     body_error = error
+                    if interruption(error) is not None:
+                        self._interrupt()
                 try:
                     self._begin_to_close()
                     with anyio.CancelScope(shield=True):
@@ -255,7 +258,7 @@ class Node(anyio.AsyncContextManagerMixin):
                     raise
         except BaseException as error:
             # Trio raises KeyboardInterrupt wherever the program happens to be, also where `_give_up` is not at hand
-            self._fatal = self._fatal or _interruption(error)
+            self._fatal = self._fatal or interruption(error)
             if body_error is None and self._fatal is None:
                 raise
         finally:
@@ -356,12 +359,18 @@ class Node(anyio.AsyncContextManagerMixin):
         )
 
     def _give_up(self, error: BaseException) -> None:
-        """What must go through ends the node in order, the second time at once, and comes out of the block as it is."""
-        if self._fatal is None:
+        """What must go through ends the node, and comes out of the block as it is."""
+        if not self._interrupted:
             self._fatal = error
-            self._begin_to_close()
-        else:
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """End in order; the second time, at once."""
+        if self._interrupted:
             self._abandon()
+        else:
+            self._interrupted = True
+            self._begin_to_close()
         self._group.cancel_scope.cancel()
 
     def _serve(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -643,7 +652,7 @@ class Node(anyio.AsyncContextManagerMixin):
                 return
             raise
         except BaseException as error:  # noqa: BLE001  # it comes out of the block
-            self._give_up(_innermost(error))
+            self._give_up(interruption(error) or _innermost(error))
         finally:
             link = link or setup.link
             try:
@@ -887,10 +896,3 @@ def _innermost(error: BaseException) -> BaseException:
     while (inner := getattr(error, "exceptions", None)) is not None:
         error = inner[0]
     return error
-
-
-def _interruption(error: BaseException) -> BaseException | None:
-    """What is neither an error nor a cancellation, and so must go through: the first one in an exception group."""
-    if (inner := getattr(error, "exceptions", None)) is not None:
-        return next(filter(None, map(_interruption, inner)), None)
-    return error if isinstance(error, (KeyboardInterrupt, SystemExit)) else None

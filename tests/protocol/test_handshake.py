@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from secrets import token_bytes
 from typing import TYPE_CHECKING
 
@@ -223,6 +224,42 @@ async def test_cancelling_connect_cancels_the_handshake() -> None:
         await wait_until(lambda: not dialler.node.connecting)
         assert is_untouched(dialler)
         await wait_until(lambda: not node.connections)
+
+
+@pytest.mark.parametrize("end", ["cancel", "shut down", "time out"])
+async def test_what_a_cancelled_handshake_raises_harms_nobody(end: str) -> None:
+    dialler = Greeted(timeout=0.01 if end == "time out" else 1000.0)
+
+    async def fail(connection: Connection, stream: ByteStream) -> ByteStream:
+        async with create_task_group() as tasks:
+            tasks.start_soon(sleep_forever)
+            try:
+                await sleep_forever()
+            finally:
+                raise ValueError("while it was cleaning up")
+        return stream
+
+    dialler.shake_hands = fail
+    responder = User(enable=())
+    async with responder.node as node:
+        addr = await node.start_listening()
+        async with dialler.node:
+            async with create_task_group() as group:
+
+                async def connect() -> None:
+                    with suppress(NodeClosedError, HandshakeTimeoutError):
+                        await dialler.node.connect(addr)
+
+                group.start_soon(connect)
+                await wait_until(lambda: dialler.shaken)
+                if end == "cancel":
+                    group.cancel_scope.cancel()
+                elif end == "shut down":
+                    await dialler.node.shut_down()
+            assert not dialler.node.connecting
+            dialler.shake_hands = User().shake_hands
+            if end != "shut down":
+                await dialler.node.connect(addr)
 
 
 async def test_shutting_down_cancels_the_handshake() -> None:

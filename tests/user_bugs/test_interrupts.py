@@ -10,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from pea2pea import Config, DisconnectOrigin, Node, Side, TCPTransport
+from pea2pea.transport import TCPStream
 from tests.helpers import (
     MemoryStream,
     RawPeer,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pea2pea import Address, Listener
+    from pea2pea.codecs import Chunk
 
 Backend = tuple[str, dict[str, Any]]
 
@@ -99,7 +101,7 @@ def test_it_comes_out_of_a_handler_that_the_second_reader_has_called(anyio_backe
     anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
 
 
-@pytest.mark.parametrize("place", ASYNC)
+@pytest.mark.parametrize("place", ["perform_handshake", *ASYNC])
 def test_it_comes_out_of_an_exception_group(anyio_backend: Backend, place: str) -> None:
     error = KeyboardInterrupt()
 
@@ -152,18 +154,19 @@ def test_the_node_ends_in_order(anyio_backend: Backend, place: str) -> None:
     assert set(user.connected) <= set(ended)
 
 
-def test_the_second_one_ends_it_at_once(anyio_backend: Backend) -> None:
+@pytest.mark.parametrize("places", ["hook hook", "hook body", "body hook"])
+def test_the_second_one_ends_it_at_once(anyio_backend: Backend, places: str) -> None:
     first, second = SystemExit(1), SystemExit(2)
     parting: list[Address] = []
 
     async def greet(addr: Address) -> None:
         await wait_until(lambda: len(user.node.connections) == 2)
-        if addr == user.connected[0]:
+        if addr == user.connected[0] and places.startswith("hook"):
             raise first
 
     async def part(addr: Address, _: DisconnectOrigin) -> None:
         parting.append(addr)
-        if len(parting) == 2:
+        if len(parting) == 2 and places.endswith("hook"):
             raise second
         await anyio.sleep_forever()
 
@@ -174,9 +177,15 @@ def test_the_second_one_ends_it_at_once(anyio_backend: Backend) -> None:
             async with user.node:
                 addr = await user.node.start_listening()
                 peers.extend([await RawPeer.dial(addr), await RawPeer.dial(addr)])
-                await anyio.sleep_forever()
+                await wait_until(lambda: len(user.connected) == 2)
+                if places.startswith("body"):
+                    raise first
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    if places.endswith("body"):
+                        raise second
         assert caught.value is first
-        assert len(parting) == 2
         for peer in peers:
             peer.close()
         assert descriptors() == before
@@ -191,13 +200,18 @@ class InterruptedStream(MemoryStream):
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         data = await super().receive(max_bytes)
-        if data == b"Ctrl-C":
+        if b"Ctrl-C" in data:
             raise KeyboardInterrupt
         return data
 
+    async def send(self, item: bytes) -> None:
+        if b"Ctrl-C" in item:
+            raise KeyboardInterrupt
+        await super().send(item)
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backend, *, busy: bool) -> None:
+
+@pytest.mark.parametrize("where", ["a reader", "the other reader", "the writer"])
+def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backend, where: str) -> None:
     """Trio raises KeyboardInterrupt wherever the program is."""
     user = User(Config(grace_period=0.1))
 
@@ -208,10 +222,13 @@ def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backen
             with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it is the block that raises
                 async with user.node:
                     await user.node.adopt(near, ("near", 1), Side.INITIATOR)
-                    if busy:
+                    if where == "the other reader":
                         await far.send(frame(b"keep one reader busy"))
                         await wait_until(lambda: user.received)
-                    await far.send(b"Ctrl-C")
+                    if where == "the writer":
+                        await user.outbox.send(("near", 1), b"Ctrl-C")
+                    else:
+                        await far.send(b"Ctrl-C")
                     await anyio.sleep_forever()
 
     async def stall(*_: object) -> None:
@@ -220,6 +237,42 @@ def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backen
     user.handle = user.greet = stall
     anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
     assert user.origins == [DisconnectOrigin.SHUTDOWN]
+
+
+def test_a_node_whose_flusher_was_met_ends_in_order(anyio_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is met at one peer's queue; another peer still gets its messages."""
+    send_nowait = TCPStream.send_nowait
+    met: list[object] = []
+
+    def interrupted(self: TCPStream, parts: list[Chunk]) -> list[Chunk]:
+        if not met:
+            met.append(self)
+            raise KeyboardInterrupt
+        return send_nowait(self, parts)
+
+    async def main() -> list[int]:
+        """How many messages of each peer's were lost."""
+        peers: list[RawPeer] = []
+        sent: list[int] = []
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it is the block that raises
+            async with user.node:
+                addr = await user.node.start_listening()
+                peers.extend([await RawPeer.dial(addr), await RawPeer.dial(addr)])
+                await wait_until(lambda: len(user.connected) == 2)
+                monkeypatch.setattr(TCPStream, "send_nowait", interrupted)
+                for peer in peers:
+                    sent.append(0)
+                    while not user.outbox.pending(peer.addr):  # the first ones go out at once
+                        user.outbox.send_nowait(peer.addr, b"")
+                        sent[-1] += 1
+                await anyio.sleep_forever()
+        with peers[0], peers[1]:
+            return [count - len(frames(await peer.receive_all())) for count, peer in zip(sent, peers, strict=True)]
+
+    user = User()
+    lost = anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
+    assert lost == [1, 0]
+    assert user.origins == [DisconnectOrigin.SHUTDOWN] * 2
 
 
 class InterruptedTransport(TCPTransport):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import CancelScope, current_time, get_cancelled_exc_class
+from anyio import CancelScope, current_time
 
+from .._report import interruption, parted
 from ..errors import HandshakeError, HandshakeTimeoutError
 from ..transport import is_stream
 
@@ -47,16 +48,15 @@ async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteS
             shaking = handshake.perform_handshake(link, link.base)
             if isawaitable(shaking):
                 stream = await shaking
-    except Exception as error:
-        if scope.cancel_called:
-            raise _timed_out(link, timeout) from error
+    except BaseException as raised:  # on trio, what is raised during a cancellation comes in a group with that
+        error, _ = parted(raised, Exception)
+        if error is None or interruption(raised) is not None:
+            error = link.report.judge(place, raised, link.addr)
+        elif scope.cancel_called:
+            raise _timed_out(link, timeout) from raised
         heuristics.handshake_failures += 1
         link.report.info("a handshake failed", link.addr, error)
-        raise HandshakeError(f"the handshake with {peer} failed: {error!r}") from error
-    except get_cancelled_exc_class() as error:
-        link.report.judge(place, error, link.addr)
-        heuristics.handshake_failures += 1
-        raise HandshakeError(f"the handshake with {peer} awaited something cancelled") from error
+        raise HandshakeError(f"the handshake with {peer} failed: {error!r}") from raised
     if scope.cancelled_caught:
         raise _timed_out(link, timeout)
     try:

@@ -282,6 +282,8 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except OSError as error:
             self._break(error)
+        except KeyboardInterrupt as error:
+            self._met_by(error)
         self._rest()
 
     async def run(self) -> None:
@@ -302,6 +304,8 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: the connection is lost
             self._break(error)
+        except KeyboardInterrupt as error:
+            self._met_by(error)
 
     async def _write_directly(self, direct: TCPStream) -> None:
         due, sent = current_time() + self._timeout, 0
@@ -461,6 +465,10 @@ class Writer(Generic[M_contra]):
             reader.drain()  # EPIPE, not ECONNRESET: the end of the peer's stream is there, behind what it had sent
         else:
             self._link.end(DisconnectOrigin.WRITING, error, broken=True)
+
+    def _met_by(self, error: KeyboardInterrupt) -> None:
+        """Trio raises it wherever it finds the program: nobody knows what of a write was done."""
+        self._break(self._link.report.judge("a connection's task", error, self.addr))
 
     def _wake_task(self) -> None:
         if not self._task:
