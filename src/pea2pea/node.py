@@ -725,7 +725,7 @@ class Node(anyio.AsyncContextManagerMixin):
             if link.origin is None or anyio.current_effective_deadline() == -math.inf:
                 self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
-        except KeyboardInterrupt as error:  # trio raises it wherever it finds the program
+        except (KeyboardInterrupt, SystemExit) as error:  # trio raises the first wherever it finds the program
             self._give_up(error)
             link.end(DisconnectOrigin.SHUTDOWN)
 

@@ -202,16 +202,21 @@ class InterruptedStream(MemoryStream):
         data = await super().receive(max_bytes)
         if b"Ctrl-C" in data:
             raise KeyboardInterrupt
+        if b"exit" in data:
+            raise SystemExit
         return data
 
     async def send(self, item: bytes) -> None:
         if b"Ctrl-C" in item:
             raise KeyboardInterrupt
+        if b"exit" in item:
+            raise SystemExit
         await super().send(item)
 
 
+@pytest.mark.parametrize("what", [b"Ctrl-C", b"exit"])
 @pytest.mark.parametrize("where", ["a reader", "the other reader", "the writer"])
-def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backend, where: str) -> None:
+def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backend, where: str, what: bytes) -> None:
     """Trio raises KeyboardInterrupt wherever the program is."""
     user = User(Config(grace_period=0.1))
 
@@ -219,16 +224,16 @@ def test_a_connection_whose_own_task_was_met_ends_in_order(anyio_backend: Backen
         near, far = memory_pair()
         near.__class__ = InterruptedStream
         async with far:
-            with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it is the block that raises
+            with pytest.raises((KeyboardInterrupt, SystemExit)):  # noqa: PT012  # it is the block that raises
                 async with user.node:
                     await user.node.adopt(near, ("near", 1), Side.INITIATOR)
                     if where == "the other reader":
                         await far.send(frame(b"keep one reader busy"))
                         await wait_until(lambda: user.received)
                     if where == "the writer":
-                        await user.outbox.send(("near", 1), b"Ctrl-C")
+                        await user.outbox.send(("near", 1), what)
                     else:
-                        await far.send(b"Ctrl-C")
+                        await far.send(what)
                     await anyio.sleep_forever()
 
     async def stall(*_: object) -> None:

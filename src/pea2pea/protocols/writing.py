@@ -282,7 +282,7 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except OSError as error:
             self._break(error)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SystemExit) as error:
             self._met_by(error)
         self._rest()
 
@@ -304,7 +304,7 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: the connection is lost
             self._break(error)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SystemExit) as error:
             self._met_by(error)
 
     async def _write_directly(self, direct: TCPStream) -> None:
@@ -466,8 +466,8 @@ class Writer(Generic[M_contra]):
         else:
             self._link.end(DisconnectOrigin.WRITING, error, broken=True)
 
-    def _met_by(self, error: KeyboardInterrupt) -> None:
-        """Trio raises it wherever it finds the program: nobody knows what of a write was done."""
+    def _met_by(self, error: BaseException) -> None:
+        """Trio raises KeyboardInterrupt wherever it finds the program: nobody knows what of a write was done."""
         self._break(self._link.report.judge("a connection's task", error, self.addr))
 
     def _wake_task(self) -> None:
