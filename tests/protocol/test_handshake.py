@@ -257,6 +257,8 @@ async def test_what_a_cancelled_handshake_raises_harms_nobody(end: str) -> None:
                 elif end == "shut down":
                     await dialler.node.shut_down()
             assert not dialler.node.connecting
+            assert dialler.node.heuristics.handshake_timeouts == (end == "time out")
+            assert dialler.node.heuristics.hook_errors == 0
             dialler.shake_hands = User().shake_hands
             if end != "shut down":
                 await dialler.node.connect(addr)

@@ -181,7 +181,7 @@ async def test_each_message_that_is_drained_has_a_grace_of_its_own() -> None:
     user = User(Config(grace_period=0.6))
 
     async def handle(source: Address, message: bytes) -> None:
-        await sleep(0.1)  # the handler is slow, so that all together take longer than the grace
+        await sleep(0.1)  # all together take longer than the grace period, which is a time
 
     user.handle = handle
     async with user.node as node:

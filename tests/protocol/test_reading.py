@@ -267,7 +267,7 @@ async def test_a_peer_that_drips_is_disconnected() -> None:
             with suppress(OSError):
                 for byte in frame(bytes(1000)):  # thirty seconds' worth of it
                     await peer.send(bytes([byte]))
-                    await sleep(0.03)  # the pace of the drip
+                    await sleep(0.03)  # a byte long before the timeout is over, which is a time, again and again
             await wait_until(lambda: user.ended)
             assert node.heuristics.idle_timeouts == 1
             assert not user.received
@@ -279,7 +279,7 @@ async def test_a_peer_that_sends_messages_is_not_disconnected() -> None:
         with await RawPeer.dial(await node.start_listening()) as peer:
             for _ in range(24):
                 await peer.send(frame(b"hello"))
-                await sleep(0.05)  # the pace of the messages: more than the timeout in all, less for each
+                await sleep(0.05)  # more than the timeout in all, less for each; the timeout is a time
             await wait_until(lambda: len(user.received) == 24)
             assert node.heuristics.idle_timeouts == 0
 
@@ -288,7 +288,7 @@ async def test_a_peer_is_not_silent_while_its_message_is_processed() -> None:
     user = Reader(idle_timeout=0.1)
 
     async def handle(source: Address, message: bytes) -> None:
-        await sleep(0.5)  # the handler takes longer than the timeout
+        await sleep(0.5)  # longer than the timeout: only the clock tells of that
 
     user.handle = handle
     async with user.node as node:

@@ -170,7 +170,7 @@ async def test_a_peer_that_sips_is_disconnected(over: str) -> None:
         async def sip() -> None:
             while True:
                 await peer.receive(256)
-                await sleep(0.02)  # the pace of the sips
+                await sleep(0.02)  # a sip long before the timeout is over, which is a time, again and again
 
         group.start_soon(sip)
         await wait_until(lambda: user.origins == [DisconnectOrigin.WRITING])
@@ -249,6 +249,6 @@ async def test_a_peer_to_which_nothing_is_sent_need_not_read() -> None:
             await wait_until(lambda: node.connections)
             for word in (b"one", b"two"):
                 await user.frames.deliver(user.only, word)
-                await sleep(0.2)  # longer than a write may take
+                await sleep(0.2)  # longer than a write may take: only the clock tells of that
             assert await peer.receive_exactly(6) == b"onetwo"
             assert not user.ended
