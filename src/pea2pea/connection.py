@@ -11,9 +11,10 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from anyio import CancelScope, Event, TypedAttributeProvider, current_time
+from anyio import CancelScope, Event, TaskHandle, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address, canonical, is_pair
@@ -110,6 +111,8 @@ def address_of(peer: Peer) -> Address:
     return canonical(peer)
 
 
+_NONE: Final[dict[Any, Any]] = {}  # shared by the connections that have none yet, to save their memory
+
 current_link: ContextVar[Link | None] = ContextVar("pea2pea_current_link", default=None)
 """The connection in whose hooks or background tasks the code runs."""
 
@@ -118,8 +121,8 @@ class Link(Connection):
     """A connection as the library sees it."""
 
     __slots__ = (
-        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names", "origin",
-        "reader", "reading", "report", "stream", "tasks", "totals", "writer",
+        "base", "broken", "children", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names",
+        "origin", "reader", "reading", "report", "stream", "tasks", "totals", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -131,9 +134,10 @@ class Link(Connection):
         self.report: Reporter = report
         self.totals: Stats = totals  # of the node
         self.context: Context | None = None  # with this connection in `current_link`
-        self.tasks: TaskGroup | None = None
+        self.tasks: TaskGroup | None = None  # where its tasks run beside those of all others
+        self.children: dict[Coroutine[Any, Any, None], TaskHandle[None]] = _NONE  # what runs there for it
         self.reader: Reader[Any] | None = None
-        self.reading: CancelScope | None = None  # around the readers, while there are any
+        self.reading: CancelScope | None = None  # around the reader, while it reads
         self.hook: CancelScope | None = None  # around the last hooks
         self.goodbye: CancelScope | None = None  # around the flush and what follows
         self.writer: Writer[Any] | None = None
@@ -171,7 +175,31 @@ class Link(Connection):
     def spawn(self, coro: Coroutine[Any, Any, None], name: object) -> None:
         """Start a task of this connection's."""
         assert self.tasks is not None
-        self.tasks.create_task(coro, name=name, context=self.context)
+        if self.children is _NONE:
+            self.children = {}
+        self.children[coro] = self.tasks.create_task(self._tend(coro), name=name, context=self.context)
+
+    async def _tend(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Whatever leaves a task of this connection's ends this connection alone."""
+        try:
+            if self.tasks is None:  # too late
+                coro.close()
+            else:
+                await coro
+        except BaseException as error:  # noqa: BLE001  # a cancellation from outside, mostly
+            self.end(DisconnectOrigin.READING, self.report.judge("a connection's task", error, self.addr), broken=True)
+        finally:
+            self.children.pop(coro, None)
+
+    async def dismiss(self) -> None:
+        """Cancel its tasks, and wait for those that have begun; the others will not."""
+        self.tasks = None
+        children = list(self.children.values())
+        for child in children:
+            child.cancel()
+        for child in children:
+            if getcoroutinestate(child.coro) != CORO_CREATED:
+                await child.wait()
 
     def end(
         self, origin: DisconnectOrigin, cause: Exception | None = None, *, broken: bool = False, draining: bool = False
@@ -222,6 +250,7 @@ class Link(Connection):
         """Wake those who wait for its end, and let go of all that refers to it, so that it needs no cycle collector."""
         self.gone = True
         self.reader = self.writer = self.tasks = self.context = self.reading = self.hook = self.goodbye = None
+        self.children = _NONE
         if self.ended is not None:
             self.ended.set()
 

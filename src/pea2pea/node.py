@@ -4,7 +4,8 @@
       _manage                           three groups, ended from the inside out
         services                        accept loop, flusher, idle watch
           background                    what users start
-            lives                       one task a connection: `_run` = set up, `_live`, close, remove
+            lives                       one task a connection: `_run` = set up, live, see off, close, remove;
+                                        and those that it needs beside it, which it dismisses at the end
 
 Rule 1: whatever is done to a connection is done by its own task; everybody else only sets it going (`Link.end`).
 Rule 2: a slot that was reserved is released by the task that runs the connection, in its `finally`.
@@ -638,31 +639,23 @@ class Node(anyio.AsyncContextManagerMixin):
 
     async def _run(self, setup: _SetUp) -> None:
         """The connection's task: whatever happens in it, the socket is closed and the slot given back."""
-        link = setup.link
+        met: Exception | None = None
         try:
-            async with anyio.create_task_group() as tasks:
-                setup.scope = tasks.cancel_scope
-                link = await self._establish(setup, tasks)
-                if link is not None:
-                    await self._live(link)
-                tasks.cancel_scope.cancel()
-        except anyio.get_cancelled_exc_class():
-            if anyio.current_effective_deadline() != -math.inf:
-                self._report.info("a connection's task was cancelled from outside", link.addr if link else None)
-                return
-            raise
-        except BaseException as error:  # noqa: BLE001  # it comes out of the block
-            self._give_up(interruption(error) or _innermost(error))
+            await self._live(setup)
+        except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
+            met = self._report.judge("a connection's task", error, setup.link.addr if setup.link else setup.dialled)
         finally:
-            link = link or setup.link
+            link = setup.link
             try:
-                if link is not None and not isinstance(link.base, TCPStream):
+                if link is not None and (link.children or not isinstance(link.base, TCPStream)):
                     with anyio.CancelScope(shield=True):
+                        await link.dismiss()
                         await self._close(link.base)
             finally:
                 if link is not None and not link.gone:
                     self._remove(link)
-                self._settle(setup, NodeClosedError(f"{self!r} has shut down"))
+                closed = NodeClosedError(f"{self!r} has shut down")
+                self._settle(setup, closed if self._closing else met or closed)
 
     def _settle(self, setup: _SetUp, error: Exception | None) -> None:
         """The set-up is over, for better or worse."""
@@ -685,7 +678,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._admission.release(link.addr)
         link.remove()
 
-    async def _establish(self, setup: _SetUp, tasks: TaskGroup) -> Link | None:
+    async def _establish(self, setup: _SetUp) -> Link | None:
         """Dial, if that is to be, and shake hands; None if nothing came of it."""
         if setup.error is not None:
             return None
@@ -695,7 +688,7 @@ class Node(anyio.AsyncContextManagerMixin):
                 setup.link = await self._dial(setup, setup.dialled)
             link = setup.link
             current_link.set(link)
-            link.tasks, link.context = tasks, copy_context()
+            link.tasks, link.context = self._lives, copy_context()
             self._watch_for_loop(link)
             if self._handshake is not None:
                 link.stream = await shake_hands(link, *self._handshake)
@@ -710,25 +703,39 @@ class Node(anyio.AsyncContextManagerMixin):
         self._settle(setup, None)
         return setup.link
 
-    async def _live(self, link: Link) -> None:
-        """From established to the last goodbye."""
-        if isinstance(link.base, TCPStream):
-            link.base.held = True
-        leave_taking = self._on_disconnect
-        greeter = self._equip(link)
+    async def _live(self, setup: _SetUp) -> None:
+        """From the dial to the last goodbye."""
+        link: Link | None = None
+        greeter: Greeter | None = None
+        leave_taking: tuple[OnDisconnect, float] | None = None
         try:
-            if link.reader is not None:
-                await link.reader.run()
-            elif link.origin is None:
-                await notice_end(link)
-        except anyio.get_cancelled_exc_class() as error:
-            if link.origin is None or anyio.current_effective_deadline() == -math.inf:
+            with anyio.CancelScope() as scope:
+                setup.scope = scope
+                link = await self._establish(setup)
+                if link is None:
+                    return
+                leave_taking = self._on_disconnect
+                link.reading = scope
+                greeter = self._equip(link)
+                if link.reader is not None:
+                    await link.reader.run()
+                elif link.origin is None:
+                    await notice_end(link)
+        except BaseException as error:
+            if link is None:
+                raise
+            ours = isinstance(error, anyio.get_cancelled_exc_class()) and link.origin is not None
+            if not ours or anyio.current_effective_deadline() == -math.inf:
                 self._report.judge("a connection's task", error, link.addr)
             link.end(DisconnectOrigin.READING, broken=True)
-        except (KeyboardInterrupt, SystemExit) as error:  # trio raises the first wherever it finds the program
-            self._give_up(error)
-            link.end(DisconnectOrigin.SHUTDOWN)
+        if link is not None:
+            link.reading = None
+            await self._see_off(link, greeter, leave_taking)
 
+    async def _see_off(
+        self, link: Link, greeter: Greeter | None, leave_taking: tuple[OnDisconnect, float] | None
+    ) -> None:
+        """From whatever has ended it to the last goodbye."""
         assert link.origin is not None
         link.hurry(anyio.current_time() + self.config.grace_period)
         self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
@@ -755,10 +762,11 @@ class Node(anyio.AsyncContextManagerMixin):
                 await self._say_goodbye(link, discarder)
         if link.writer is not None and (lost := link.writer.fail()):
             self._report.info("queued messages were given up", link.addr, f"{lost} of them")
-        link.tasks = None
 
     def _equip(self, link: Link) -> Greeter | None:
         """Start what the enabled protocols do for a connection; `on_connect` is among it."""
+        if isinstance(link.base, TCPStream):
+            link.base.held = True
         greeter = None
         try:
             if self._writer is not None:
@@ -889,10 +897,3 @@ def _local(stream: ByteStream) -> Address | None:
     """The local end of a stream, if it is one of a socket with an IP address."""
     name = stream.extra(SocketAttribute.local_address, None)
     return canonical((name[0], name[1])) if isinstance(name, tuple) else None
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The first exception in a group that is none itself; task groups wrap what leaves them."""
-    while (inner := getattr(error, "exceptions", None)) is not None:
-        error = inner[0]
-    return error
