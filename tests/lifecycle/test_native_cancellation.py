@@ -287,6 +287,29 @@ async def test_a_handler_that_cancels_its_own_task_ends_no_more_than_its_connect
         assert user.origins == [DisconnectOrigin.READING]
 
 
+async def test_a_task_of_a_connection_that_is_cancelled_ends_no_more_than_that() -> None:
+    """Its writer, while the peer does not read."""
+    user, other = User(), User()
+    with RawListener.open(receive_buffer=4096) as listener:
+        async with user.node, other.node:
+            others, _ = await connect(other, user)
+            await user.outbox.send(await user.node.connect(listener.addr), bytes(8_000_000))
+
+            def writers() -> list[asyncio.Task[Any]]:
+                return [task for task in asyncio.all_tasks() if task.get_name().startswith("pea2pea writer")]
+
+            await wait_until(writers)
+            await turns(3)
+            (writer,) = writers()
+            writer.cancel()
+            await wait_until(lambda: user.ended)
+            assert user.origins == [DisconnectOrigin.WRITING]
+            await wait_until(lambda: listener.addr not in user.node.connections)
+            other.outbox.send_nowait(others, b"still there?")
+            await wait_until(lambda: user.received == [b"still there?"])
+            assert user.node.heuristics.hook_errors == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*was never awaited")  # tasks that are cancelled before they begin
 def test_a_program_that_just_ends_leaves_nothing_open(anyio_backend: tuple[str, dict[str, Any]]) -> None:
     """`asyncio.run` cancels every task there still is when the main one is done: here, two nodes at all moments."""

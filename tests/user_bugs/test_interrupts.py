@@ -244,6 +244,40 @@ def test_a_connection_whose_own_task_was_met_ends_in_order(
     assert user.origins == [DisconnectOrigin.SHUTDOWN]
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_a_connection_that_was_met_while_it_closes_lets_the_others_end_in_order(
+    anyio_backend: Backend, kind: type[BaseException]
+) -> None:
+    """What it still receives is read by a task of its own, and thrown away."""
+    user = User(Config(grace_period=1.0))
+    hooks_returned: list[Address] = []
+
+    async def main() -> None:
+        near, far = memory_pair()
+        near.__class__ = InterruptedStream
+        other, others_far = memory_pair()
+
+        async def part(addr: Address, _: DisconnectOrigin) -> None:
+            if addr == ("near", 1):
+                await far.send(kind.__name__.encode())
+                await wait_until(lambda: len(user.origins) == 2)
+            await checkpoint()
+            hooks_returned.append(addr)
+
+        user.part = part
+        async with far, others_far:
+            with pytest.raises(kind):  # noqa: PT012  # it is the block that raises
+                async with user.node:
+                    await user.node.adopt(near, ("near", 1), Side.INITIATOR)
+                    await user.node.adopt(other, ("other", 1), Side.INITIATOR)
+                    await user.node.disconnect(("near", 1))
+                    await anyio.sleep_forever()
+
+    anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
+    assert user.origins == [DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN]
+    assert sorted(hooks_returned) == [("near", 1), ("other", 1)]
+
+
 def test_a_node_whose_flusher_was_met_ends_in_order(anyio_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is met at one peer's queue; another peer still gets its messages."""
     send_nowait = TCPStream.send_nowait

@@ -304,7 +304,7 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: the connection is lost
             self._break(error)
-        except (KeyboardInterrupt, SystemExit) as error:
+        except BaseException as error:  # noqa: BLE001  # also a cancellation from outside
             self._met_by(error)
 
     async def _write_directly(self, direct: TCPStream) -> None:
