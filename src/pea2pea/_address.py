@@ -15,6 +15,7 @@ def canonical(addr: Address) -> Address:
     return _canonical_host(addr[0]), addr[1]
 
 
+@lru_cache(1024)
 def literal(host: str) -> IPv4Address | IPv6Address | None:
     """The IP address that a host is; None if it is no IP literal."""
     try:
