@@ -14,7 +14,7 @@ from enum import Enum
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from anyio import CancelScope, Event, TaskHandle, TypedAttributeProvider, current_time
+from anyio import CancelScope, Event, TaskHandle, TypedAttributeProvider, current_time, get_cancelled_exc_class
 from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address, canonical, is_pair
@@ -111,8 +111,6 @@ def address_of(peer: Peer) -> Address:
     return canonical(peer)
 
 
-_NONE: Final[dict[Any, Any]] = {}  # shared by the connections that have none yet, to save their memory
-
 current_link: ContextVar[Link | None] = ContextVar("pea2pea_current_link", default=None)
 """The connection in whose hooks or background tasks the code runs."""
 
@@ -135,9 +133,9 @@ class Link(Connection):
         self.totals: Stats = totals  # of the node
         self.context: Context | None = None  # with this connection in `current_link`
         self.tasks: TaskGroup | None = None  # where its tasks run beside those of all others
-        self.children: dict[Coroutine[Any, Any, None], TaskHandle[None]] = _NONE  # what runs there for it
+        self.children: dict[Coroutine[Any, Any, None], TaskHandle[None]] = {}  # what runs there for it
         self.reader: Reader[Any] | None = None
-        self.reading: CancelScope | None = None  # around the reader, while it reads
+        self.reading: CancelScope | None = None  # around the reader, until it has left
         self.hook: CancelScope | None = None  # around the last hooks
         self.goodbye: CancelScope | None = None  # around the flush and what follows
         self.writer: Writer[Any] | None = None
@@ -163,7 +161,7 @@ class Link(Connection):
         self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
     ) -> None:
         """See `Connection`."""
-        if self.tasks is None or self.gone:
+        if self.tasks is None:
             raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
         place = background_task(func)
 
@@ -175,8 +173,6 @@ class Link(Connection):
     def spawn(self, coro: Coroutine[Any, Any, None], name: object) -> None:
         """Start a task of this connection's."""
         assert self.tasks is not None
-        if self.children is _NONE:
-            self.children = {}
         self.children[coro] = self.tasks.create_task(self._tend(coro), name=name, context=self.context)
 
     async def _tend(self, coro: Coroutine[Any, Any, None]) -> None:
@@ -187,6 +183,8 @@ class Link(Connection):
             else:
                 await coro
         except BaseException as error:  # noqa: BLE001  # a cancellation from outside, mostly
+            if self.tasks is None and isinstance(error, get_cancelled_exc_class()):
+                return  # dismissed: not to leave the task, since AnyIO does not always catch its own on asyncio
             self.end(DisconnectOrigin.READING, self.report.judge("a connection's task", error, self.addr), broken=True)
         finally:
             self.children.pop(coro, None)
@@ -194,7 +192,9 @@ class Link(Connection):
     async def dismiss(self) -> None:
         """Cancel its tasks, and wait for those that have begun; the others will not."""
         self.tasks = None
-        children = list(self.children.values())
+        if self.writer is not None:
+            self.writer.fail()
+        children, self.children = self.children.values(), {}
         for child in children:
             child.cancel()
         for child in children:
@@ -250,7 +250,6 @@ class Link(Connection):
         """Wake those who wait for its end, and let go of all that refers to it, so that it needs no cycle collector."""
         self.gone = True
         self.reader = self.writer = self.tasks = self.context = self.reading = self.hook = self.goodbye = None
-        self.children = _NONE
         if self.ended is not None:
             self.ended.set()
 

@@ -640,22 +640,22 @@ class Node(anyio.AsyncContextManagerMixin):
     async def _run(self, setup: _SetUp) -> None:
         """The connection's task: whatever happens in it, the socket is closed and the slot given back."""
         met: Exception | None = None
+        link: Link | None = None
         try:
-            await self._live(setup)
-        except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
-            met = self._report.judge("a connection's task", error, setup.link.addr if setup.link else setup.dialled)
-        finally:
-            link = setup.link
             try:
+                await self._live(setup)
+            finally:
+                link = setup.link
                 if link is not None and (link.children or not isinstance(link.base, TCPStream)):
                     with anyio.CancelScope(shield=True):
                         await link.dismiss()
                         await self._close(link.base)
-            finally:
-                if link is not None and not link.gone:
-                    self._remove(link)
-                closed = NodeClosedError(f"{self!r} has shut down")
-                self._settle(setup, closed if self._closing else met or closed)
+        except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
+            met = self._report.judge("a connection's task", error, link.addr if link else setup.dialled)
+        finally:
+            if link is not None and not link.gone:
+                self._remove(link)
+            self._settle(setup, met or NodeClosedError(f"{self!r} has shut down"))
 
     def _settle(self, setup: _SetUp, error: Exception | None) -> None:
         """The set-up is over, for better or worse."""
@@ -698,7 +698,7 @@ class Node(anyio.AsyncContextManagerMixin):
         if setup.error is not None:
             return None
         assert setup.link is not None
-        setup.scope = None
+        setup.link.reading, setup.scope = setup.scope, None
         self._admission.establish(setup.link)
         self._settle(setup, None)
         return setup.link
@@ -709,13 +709,11 @@ class Node(anyio.AsyncContextManagerMixin):
         greeter: Greeter | None = None
         leave_taking: tuple[OnDisconnect, float] | None = None
         try:
-            with anyio.CancelScope() as scope:
-                setup.scope = scope
+            with anyio.CancelScope() as setup.scope:
                 link = await self._establish(setup)
                 if link is None:
                     return
                 leave_taking = self._on_disconnect
-                link.reading = scope
                 greeter = self._equip(link)
                 if link.reader is not None:
                     await link.reader.run()
@@ -724,10 +722,11 @@ class Node(anyio.AsyncContextManagerMixin):
         except BaseException as error:
             if link is None:
                 raise
+            # AnyIO lets its own cancellation out where a native one was swallowed before (asyncio)
             ours = isinstance(error, anyio.get_cancelled_exc_class()) and link.origin is not None
             if not ours or anyio.current_effective_deadline() == -math.inf:
-                self._report.judge("a connection's task", error, link.addr)
-            link.end(DisconnectOrigin.READING, broken=True)
+                met = self._report.judge("a connection's task", error, link.addr)
+                link.end(DisconnectOrigin.READING, met, broken=True)
         if link is not None:
             link.reading = None
             await self._see_off(link, greeter, leave_taking)

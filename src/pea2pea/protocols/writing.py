@@ -467,7 +467,7 @@ class Writer(Generic[M_contra]):
             self._link.end(DisconnectOrigin.WRITING, error, broken=True)
 
     def _met_by(self, error: BaseException) -> None:
-        """Trio raises KeyboardInterrupt wherever it finds the program: nobody knows what of a write was done."""
+        """An interruption or a cancellation may come from outside anywhere: nobody knows what of a write was done."""
         self._break(self._link.report.judge("a connection's task", error, self.addr))
 
     def _wake_task(self) -> None:
