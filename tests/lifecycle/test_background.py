@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream
 
-from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, NodeClosedError, NotConnectedError
+from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, NodeClosedError, NotConnectedError, Side
 
 from ..helpers import RawPeer, User, connect, frame, running_tasks, told_errors, turns, two_nodes, wait_until
 
@@ -238,6 +238,25 @@ async def test_a_task_started_in_a_handshake_that_fails_is_cancelled() -> None:
         with pytest.raises(HandshakeError):
             await dialler.node.connect(addr)
         await wait_until(lambda: task.begun == task.cancelled == 1)
+
+
+async def test_a_task_started_in_a_handshake_that_makes_room_for_a_dial_is_cancelled() -> None:
+    user, other = User(Config(max_connections=1), enable={"handshake"}), User()
+    task = Recorder()
+
+    async def shake_hands(connection: Connection, stream: ByteStream) -> ByteStream:
+        if connection.side is Side.RESPONDER:
+            connection.start_soon(task)
+            await anyio.sleep_forever()
+        return stream
+
+    user.shake_hands = shake_hands
+    async with other.node, user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await wait_until(lambda: task.begun)
+            await node.connect(await other.node.start_listening())
+            assert await peer.is_refused()
+            await wait_until(lambda: task.cancelled)
 
 
 async def test_a_task_that_ignores_cancellation_for_a_while_is_waited_for() -> None:

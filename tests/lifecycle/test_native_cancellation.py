@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from pea2pea import Config, DisconnectOrigin, Node
+from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
 from tests.conftest import LOOPS, open_sockets
 
 from ..helpers import RawListener, User, connect, two_nodes, wait_until
@@ -308,6 +308,72 @@ async def test_a_task_of_a_connection_that_is_cancelled_ends_no_more_than_that()
             other.outbox.send_nowait(others, b"still there?")
             await wait_until(lambda: user.received == [b"still there?"])
             assert user.node.heuristics.hook_errors == 1
+
+
+async def test_a_background_task_that_swallows_a_cancellation_ends_with_its_connection_alone() -> None:
+    """AnyIO leaves a task its own cancellation, too, while asyncio still counts one that came from outside."""
+    user, peer, other = User(), User(), User()
+
+    async def swallow() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        await anyio.sleep_forever()
+
+    async with user.node, peer.node, other.node:
+        ours, _ = await connect(user, peer)
+        others, _ = await connect(other, user)
+        ours.start_soon(swallow)
+        await turns(3)
+        assert await user.node.disconnect(ours)
+        other.outbox.send_nowait(others, b"still there?")
+        await wait_until(lambda: user.received == [b"still there?"])
+        assert user.origins == [DisconnectOrigin.USER]
+
+
+@pytest.mark.parametrize("still", ["a background task", "the hook"])
+async def test_a_closing_connection_whose_own_task_is_cancelled_ends_alone(still: str) -> None:
+    """Something of it does not end yet, so that its task waits."""
+    user, peer, other = User(enable={"writing", "on_disconnect"}), User(), User()
+    own: list[asyncio.Task[Any]] = []
+    waiting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                waiting.set()
+                await go_on.wait()
+
+    async def part(*_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        own.append(task)
+        if still == "the hook":
+            waiting.set()
+            await anyio.sleep_forever()
+
+    user.part = part
+    async with user.node, peer.node, other.node:
+        ours, _ = await connect(user, peer)
+        others, _ = await connect(user, other)
+        ours.start_soon(wait)
+        await turns(3)
+        ending = asyncio.create_task(user.node.disconnect(ours))
+        await waiting.wait()
+        own[0].cancel()
+        await turns(3)
+        if still == "the hook":
+            with pytest.raises(NotConnectedError):
+                user.outbox.send_nowait(ours, bytes(8_000_000))
+        go_on.set()
+        assert await ending
+        user.outbox.send_nowait(others, b"still there?")
+        await wait_until(lambda: other.received == [b"still there?"])
+        assert user.origins == [DisconnectOrigin.USER]
 
 
 @pytest.mark.filterwarnings("ignore:.*was never awaited")  # tasks that are cancelled before they begin
