@@ -123,7 +123,10 @@ class Reporter:
         if told is not None:
             self._tell(place, told, peer)
         if cancelled is not None:
-            raise cancelled
+            try:
+                raise cancelled
+            finally:  # this frame is in its traceback now, and must not keep it
+                del error, trace, told, rest, cancelled, fatal
         return error if isinstance(error, Exception) else RuntimeError(f"{place} met {_short(error)}")
 
     def _tell(self, place: str, error: BaseException, peer: Address | None) -> None:

@@ -11,10 +11,9 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
-from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from anyio import CancelScope, Event, TaskHandle, TypedAttributeProvider, current_time, get_cancelled_exc_class
+from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address, canonical, is_pair
@@ -119,8 +118,8 @@ class Link(Connection):
     """A connection as the library sees it."""
 
     __slots__ = (
-        "base", "broken", "children", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names",
-        "origin", "reader", "reading", "report", "stream", "tasks", "totals", "writer",
+        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names", "origin",
+        "reader", "reading", "report", "stream", "tasks", "totals", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -132,10 +131,9 @@ class Link(Connection):
         self.report: Reporter = report
         self.totals: Stats = totals  # of the node
         self.context: Context | None = None  # with this connection in `current_link`
-        self.tasks: TaskGroup | None = None  # where its tasks run beside those of all others
-        self.children: dict[Coroutine[Any, Any, None], TaskHandle[None]] = {}  # what runs there for it
+        self.tasks: TaskGroup | None = None
         self.reader: Reader[Any] | None = None
-        self.reading: CancelScope | None = None  # around the reader, until it has left
+        self.reading: CancelScope | None = None  # around the readers, while there are any
         self.hook: CancelScope | None = None  # around the last hooks
         self.goodbye: CancelScope | None = None  # around the flush and what follows
         self.writer: Writer[Any] | None = None
@@ -161,7 +159,7 @@ class Link(Connection):
         self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
     ) -> None:
         """See `Connection`."""
-        if self.tasks is None:
+        if self.tasks is None or self.gone:
             raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
         place = background_task(func)
 
@@ -170,36 +168,18 @@ class Link(Connection):
 
         self.spawn(background(), name or place)
 
-    def spawn(self, coro: Coroutine[Any, Any, None], name: object) -> None:
-        """Start a task of this connection's."""
+    def spawn(
+        self, coro: Coroutine[Any, Any, None], name: object, origin: DisconnectOrigin = DisconnectOrigin.READING
+    ) -> None:
+        """Start a task of this connection's; whatever leaves it ends the connection."""
         assert self.tasks is not None
-        self.children[coro] = self.tasks.create_task(self._tend(coro), name=name, context=self.context)
+        self.tasks.create_task(self._tend(coro, origin), name=name, context=self.context)
 
-    async def _tend(self, coro: Coroutine[Any, Any, None]) -> None:
-        """Whatever leaves a task of this connection's ends this connection alone."""
+    async def _tend(self, coro: Coroutine[Any, Any, None], origin: DisconnectOrigin) -> None:
         try:
-            if self.tasks is None:  # too late
-                coro.close()
-            else:
-                await coro
-        except BaseException as error:  # noqa: BLE001  # a cancellation from outside, mostly
-            if self.tasks is None and isinstance(error, get_cancelled_exc_class()):
-                return  # dismissed: not to leave the task, since AnyIO does not always catch its own on asyncio
-            self.end(DisconnectOrigin.READING, self.report.judge("a connection's task", error, self.addr), broken=True)
-        finally:
-            self.children.pop(coro, None)
-
-    async def dismiss(self) -> None:
-        """Cancel its tasks, and wait for those that have begun; the others will not."""
-        self.tasks = None
-        if self.writer is not None:
-            self.writer.fail()
-        children, self.children = self.children.values(), {}
-        for child in children:
-            child.cancel()
-        for child in children:
-            if getcoroutinestate(child.coro) != CORO_CREATED:
-                await child.wait()
+            await coro
+        except BaseException as error:  # noqa: BLE001  # mostly a cancellation from outside
+            self.end(origin, self.report.judge("a connection's task", error, self.addr), broken=True)
 
     def end(
         self, origin: DisconnectOrigin, cause: Exception | None = None, *, broken: bool = False, draining: bool = False

@@ -4,8 +4,7 @@
       _manage                           three groups, ended from the inside out
         services                        accept loop, flusher, idle watch
           background                    what users start
-            lives                       one task a connection: `_run` = set up, live, see off, close, remove;
-                                        and those that it needs beside it, which it dismisses at the end
+            lives                       one task a connection: `_run` = set up, `_live`, close, remove
 
 Rule 1: whatever is done to a connection is done by its own task; everybody else only sets it going (`Link.end`).
 Rule 2: a slot that was reserved is released by the task that runs the connection, in its `finally`.
@@ -472,14 +471,16 @@ class Node(anyio.AsyncContextManagerMixin):
     def _link(self, stream: ByteStream, addr: Address, side: Side, dialled: Address | None = None) -> Link:
         return Link(addr, side, dialled, stream, self._report, self.stats)
 
-    @staticmethod
-    async def _close(stream: ByteStream) -> None:
+    async def _close(self, stream: ByteStream) -> None:
         """Close a stream now, whatever it is and does."""
         if isinstance(stream, TCPStream):
             stream.close()
-        else:
+            return
+        try:
             with suppress(Exception), anyio.move_on_after(_CLOSING):  # closing is all that is wanted
                 await stream.aclose()
+        except BaseException as error:  # noqa: BLE001  # a cancellation that is not ours, maybe in a group
+            self._report.judge("aclose", error)
 
     # Dialling
 
@@ -640,22 +641,25 @@ class Node(anyio.AsyncContextManagerMixin):
     async def _run(self, setup: _SetUp) -> None:
         """The connection's task: whatever happens in it, the socket is closed and the slot given back."""
         met: Exception | None = None
-        link: Link | None = None
         try:
-            try:
-                await self._live(setup)
-            finally:
-                link = setup.link
-                if link is not None and (link.children or not isinstance(link.base, TCPStream)):
-                    with anyio.CancelScope(shield=True):
-                        await link.dismiss()
-                        await self._close(link.base)
+            async with anyio.create_task_group() as tasks:
+                setup.scope = tasks.cancel_scope
+                link = await self._establish(setup, tasks)
+                if link is not None:
+                    await self._live(link)
+                tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
-            met = self._report.judge("a connection's task", error, link.addr if link else setup.dialled)
+            met = self._report.judge("a connection's task", error, setup.link.addr if setup.link else setup.dialled)
         finally:
-            if link is not None and not link.gone:
-                self._remove(link)
-            self._settle(setup, met or NodeClosedError(f"{self!r} has shut down"))
+            link = setup.link
+            try:
+                if link is not None and not isinstance(link.base, TCPStream):
+                    with anyio.CancelScope(shield=True):
+                        await self._close(link.base)
+            finally:
+                if link is not None and not link.gone:
+                    self._remove(link)
+                self._settle(setup, met or NodeClosedError(f"{self!r} has shut down"))
 
     def _settle(self, setup: _SetUp, error: Exception | None) -> None:
         """The set-up is over, for better or worse."""
@@ -678,7 +682,7 @@ class Node(anyio.AsyncContextManagerMixin):
         self._admission.release(link.addr)
         link.remove()
 
-    async def _establish(self, setup: _SetUp) -> Link | None:
+    async def _establish(self, setup: _SetUp, tasks: TaskGroup) -> Link | None:
         """Dial, if that is to be, and shake hands; None if nothing came of it."""
         if setup.error is not None:
             return None
@@ -688,7 +692,7 @@ class Node(anyio.AsyncContextManagerMixin):
                 setup.link = await self._dial(setup, setup.dialled)
             link = setup.link
             current_link.set(link)
-            link.tasks, link.context = self._lives, copy_context()
+            link.tasks, link.context = tasks, copy_context()
             self._watch_for_loop(link)
             if self._handshake is not None:
                 link.stream = await shake_hands(link, *self._handshake)
@@ -698,43 +702,29 @@ class Node(anyio.AsyncContextManagerMixin):
         if setup.error is not None:
             return None
         assert setup.link is not None
-        setup.link.reading, setup.scope = setup.scope, None
+        setup.scope = None
         self._admission.establish(setup.link)
         self._settle(setup, None)
         return setup.link
 
-    async def _live(self, setup: _SetUp) -> None:
-        """From the dial to the last goodbye."""
-        link: Link | None = None
-        greeter: Greeter | None = None
-        leave_taking: tuple[OnDisconnect, float] | None = None
+    async def _live(self, link: Link) -> None:
+        """From established to the last goodbye."""
+        if isinstance(link.base, TCPStream):
+            link.base.held = True
+        leave_taking = self._on_disconnect
+        greeter = self._equip(link)
         try:
-            with anyio.CancelScope() as setup.scope:
-                link = await self._establish(setup)
-                if link is None:
-                    return
-                leave_taking = self._on_disconnect
-                greeter = self._equip(link)
-                if link.reader is not None:
-                    await link.reader.run()
-                elif link.origin is None:
-                    await notice_end(link)
-        except BaseException as error:
-            if link is None:
-                raise
-            # AnyIO lets its own cancellation out where a native one was swallowed before (asyncio)
+            if link.reader is not None:
+                await link.reader.run()
+            elif link.origin is None:
+                await notice_end(link)
+        except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
+            # AnyIO lets its own cancellation out where one from outside was swallowed before (asyncio)
             ours = isinstance(error, anyio.get_cancelled_exc_class()) and link.origin is not None
             if not ours or anyio.current_effective_deadline() == -math.inf:
                 met = self._report.judge("a connection's task", error, link.addr)
                 link.end(DisconnectOrigin.READING, met, broken=True)
-        if link is not None:
-            link.reading = None
-            await self._see_off(link, greeter, leave_taking)
 
-    async def _see_off(
-        self, link: Link, greeter: Greeter | None, leave_taking: tuple[OnDisconnect, float] | None
-    ) -> None:
-        """From whatever has ended it to the last goodbye."""
         assert link.origin is not None
         link.hurry(anyio.current_time() + self.config.grace_period)
         self._report.debug(f"a connection ends: {link.origin.name}", link.addr)
@@ -761,11 +751,10 @@ class Node(anyio.AsyncContextManagerMixin):
                 await self._say_goodbye(link, discarder)
         if link.writer is not None and (lost := link.writer.fail()):
             self._report.info("queued messages were given up", link.addr, f"{lost} of them")
+        link.tasks = None
 
     def _equip(self, link: Link) -> Greeter | None:
         """Start what the enabled protocols do for a connection; `on_connect` is among it."""
-        if isinstance(link.base, TCPStream):
-            link.base.held = True
         greeter = None
         try:
             if self._writer is not None:

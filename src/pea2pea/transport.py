@@ -367,7 +367,7 @@ _ABORTED = {
 def _sockaddr(addr: Address) -> tuple[int, Any]:
     """The family and the system's form of an IP literal; `socket.gaierror` for anything else."""
     ip = literal(addr[0])
-    if isinstance(ip, IPv4Address):  # the system does the same, but takes its time
+    if isinstance(ip, IPv4Address) and 0 <= addr[1] <= 65535:  # the system does the same, but takes its time
         return socket.AF_INET, (str(ip), addr[1])
     info = socket.getaddrinfo(*addr, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)[0]
     return info[0], info[4]

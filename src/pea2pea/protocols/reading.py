@@ -83,8 +83,7 @@ class Reader(Generic[M]):
         self._busy = False  # one reader processes
         self._lent = False  # ... and the other one has the right to read
         self._drained = False  # all that was received is processed
-        assert link.reading is not None
-        self._scope = link.reading  # around the first reader
+        self._scope = CancelScope()  # around the first reader
         self._second: CancelScope | None = None  # around the other one
         self._left: Event | None = None  # the other one, if it has begun, has left
         self._turn: Event | None = None  # where one waits for the other to be done processing
@@ -100,16 +99,19 @@ class Reader(Generic[M]):
 
     async def run(self) -> None:
         """Until the connection ends; whoever reads or processes has left when this returns."""
+        self._link.reading = self._scope
         try:
-            await self._take_turns()
+            with self._scope:
+                await self._take_turns()
         finally:
             if self._second is not None:
                 self._second.cancel()
                 if self._left is not None:
                     with CancelScope(shield=True):
                         await self._left.wait()
-            if self._link.draining and not self._drained:
-                self._link.report.info("what a peer had sent was given up: the grace period is over", self._link.addr)
+            self._link.reading = None
+        if self._link.draining and not self._drained:
+            self._link.report.info("what a peer had sent was given up: the grace period is over", self._link.addr)
 
     async def _run_second(self, scope: CancelScope) -> None:
         """The other reader, which leaves after the first."""
@@ -119,9 +121,8 @@ class Reader(Generic[M]):
         try:
             with scope:
                 await self._take_turns()
-        except BaseException as error:  # noqa: BLE001  # asyncio has cancelled it from outside
-            self._fail(self._link.report.judge("a connection's task", error, self._link.addr), broken=True)
         finally:
+            self._scope.cancel()  # if it was cancelled from outside, the first does not go on alone
             left.set()
 
     def drain(self) -> None:
@@ -380,6 +381,8 @@ class Discarder:
 async def notice_end(link: Link) -> None:
     """What a node without Reading does: read ahead as far as Reading would, and no further, to notice the end."""
     discarder = Discarder(link.stream, TAKE_MAX)
-    await discarder.run()
-    error = discarder.error
-    link.end(DisconnectOrigin.READING, error, broken=error is not None, draining=error is None)
+    with CancelScope() as link.reading:
+        await discarder.run()
+        error = discarder.error
+        link.end(DisconnectOrigin.READING, error, broken=error is not None, draining=error is None)
+    link.reading = None

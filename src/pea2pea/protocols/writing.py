@@ -304,7 +304,7 @@ class Writer(Generic[M_contra]):
                 self._wrote()
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: the connection is lost
             self._break(error)
-        except BaseException as error:  # noqa: BLE001  # also a cancellation from outside
+        except (KeyboardInterrupt, SystemExit) as error:
             self._met_by(error)
 
     async def _write_directly(self, direct: TCPStream) -> None:
@@ -467,13 +467,13 @@ class Writer(Generic[M_contra]):
             self._link.end(DisconnectOrigin.WRITING, error, broken=True)
 
     def _met_by(self, error: BaseException) -> None:
-        """An interruption or a cancellation may come from outside anywhere: nobody knows what of a write was done."""
+        """Trio raises KeyboardInterrupt wherever it finds the program: nobody knows what of a write was done."""
         self._break(self._link.report.judge("a connection's task", error, self.addr))
 
     def _wake_task(self) -> None:
         if not self._task:
             self._task = True
-            self._link.spawn(self.run(), f"pea2pea writer {self.addr}")
+            self._link.spawn(self.run(), f"pea2pea writer {self.addr}", DisconnectOrigin.WRITING)
         elif self._wakeup is not None:
             self._wakeup.set()
             self._wakeup = None
