@@ -466,8 +466,11 @@ async def test_a_reader_that_is_cancelled_before_it_began_is_not_waited_for() ->
         await anyio.sleep_forever()
 
     responder.handle = handle
-    async with two_nodes(dialler, responder) as (ours, _):
+    bystander = User()
+    async with two_nodes(dialler, responder) as (ours, _), bystander.node:
+        await connect(bystander, responder)
         await dialler.outbox.deliver(ours, b"hello")
-        await wait_until(lambda: not responder.node.connections and dialler.ended)
+        await wait_until(lambda: len(responder.node.connections) == 1 and dialler.ended)
+        assert not bystander.ended
     assert len(cancelled) == 1
     gc.collect()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pea2pea import HandshakeError
+from pea2pea import Config, DisconnectOrigin, HandshakeError, Side
 from tests.conftest import LOOPS
-from tests.helpers import connect, told_errors, wait_until
+from tests.helpers import MemoryStream, User, connect, memory_pair, told_errors, wait_until
 
 from .flawed import ASYNC, ORIGINS, PLACES, Flawed, is_served, provoked
 
@@ -86,3 +86,63 @@ async def test_a_handshake_that_meets_it_fails_and_is_a_logged_bug(caplog: pytes
         assert not user.node.connecting
     assert user.node.heuristics.handshake_failures == 1
     assert user.node.heuristics.hook_errors == len(told_errors(caplog)) == 1
+
+
+class CancelledStream(MemoryStream):
+    """One of its methods awaits what is cancelled."""
+
+    where = ""
+
+    async def meet(self, where: str) -> None:
+        if where == self.where:
+            await of_a_future()
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = await super().receive(max_bytes)
+        await self.meet("receive")
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self.meet("send")
+        await super().send(item)
+
+    async def send_eof(self) -> None:
+        await self.meet("send_eof")
+        await super().send_eof()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.meet("aclose")
+
+
+@pytest.mark.parametrize(
+    ("where", "origin"),
+    [
+        ("receive", DisconnectOrigin.READING),
+        ("send", DisconnectOrigin.WRITING),
+        ("send_eof", DisconnectOrigin.USER),
+        ("aclose", DisconnectOrigin.USER),
+    ],
+)
+async def test_a_stream_that_meets_it_ends_its_connection_alone(where: str, origin: DisconnectOrigin) -> None:
+    user, other = User(Config(grace_period=0.1)), User()
+    addr = ("in memory", 1)
+    near, far = memory_pair()
+    near.__class__ = CancelledStream
+    assert isinstance(near, CancelledStream)
+    near.where = where
+    async with far, user.node, other.node:
+        ours, _ = await connect(user, other)
+        await user.node.adopt(near, addr, Side.INITIATOR)
+        if where == "receive":
+            await far.send(b"?")
+        elif where == "send":
+            user.outbox.send_nowait(addr, b"?")
+        else:
+            await user.node.disconnect(addr, abort=where == "aclose")
+        await wait_until(lambda: addr not in user.node.connections)
+        assert user.ended == [(addr, origin)]
+        assert near.closed
+        user.outbox.send_nowait(ours, b"still there?")
+        await wait_until(lambda: other.received == [b"still there?"])
+    assert user.node.heuristics.hook_errors
