@@ -36,7 +36,8 @@ class Heuristics:
     write_timeouts: connections that ended because the peer did not take what was sent.
     decode_errors: connections that ended because the peer sent no valid frame.
     dropped_messages: messages dropped on arrival, under `drop_beyond`.
-    hook_errors: exceptions that left the user's hooks, codecs and background tasks, and were bugs there.
+    hook_errors: exceptions that left the user's hooks, codecs and background tasks, and were bugs there; likewise what
+        cancelled a connection's own task from outside (asyncio).
     """
 
     connect_budget_rejections: int = 0

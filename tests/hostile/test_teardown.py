@@ -52,7 +52,7 @@ async def drip(peer: RawPeer) -> None:
     with suppress(OSError):
         while True:
             await peer.send(b"\0")
-            await anyio.sleep(0.01)  # slow, yet sooner than what counts as silence: both are times
+            await turns()
 
 
 async def say_nothing(_: RawPeer) -> None:

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import CancelScope, Event, current_time, sleep, sleep_forever
+from anyio import CancelScope, Event, current_time, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from pea2pea import Address, Config, DisconnectOrigin, FrameError, Side
@@ -265,38 +265,50 @@ async def test_a_peer_that_drips_is_disconnected() -> None:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await wait_until(lambda: node.connections)
             with suppress(OSError):
-                for byte in frame(bytes(1000)):  # thirty seconds' worth of it
-                    await peer.send(bytes([byte]))
-                    await sleep(0.03)  # a byte long before the timeout is over, which is a time, again and again
+                await peer.send((1_000_000).to_bytes(4, "big"))
+                while not user.ended:
+                    await peer.send(b"\0")
+                    await turns()
             await wait_until(lambda: user.ended)
             assert node.heuristics.idle_timeouts == 1
             assert not user.received
 
 
 async def test_a_peer_that_sends_messages_is_not_disconnected() -> None:
+    """Another one, which comes later and is silent, is."""
     user = Reader(idle_timeout=1.0)
     async with user.node as node:
-        with await RawPeer.dial(await node.start_listening()) as peer:
-            for _ in range(24):
-                await peer.send(frame(b"hello"))
-                await sleep(0.05)  # more than the timeout in all, less for each; the timeout is a time
-            await wait_until(lambda: len(user.received) == 24)
-            assert node.heuristics.idle_timeouts == 0
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as peer:
+            await wait_until(lambda: node.connections)
+            with await RawPeer.dial(addr) as silent:
+                sent = 0
+                while not user.ended:
+                    await peer.send(frame(b"hello"))
+                    sent += 1
+                    await turns()
+                assert [source for source, _ in user.ended] == [silent.addr]
+            await wait_until(lambda: len(user.received) == sent)
+            await wait_until(lambda: list(node.connections) == [peer.addr])  # the hook comes before the removal
+            assert node.heuristics.idle_timeouts == 1
 
 
 async def test_a_peer_is_not_silent_while_its_message_is_processed() -> None:
     user = Reader(idle_timeout=0.1)
 
     async def handle(source: Address, message: bytes) -> None:
-        await sleep(0.5)  # longer than the timeout: only the clock tells of that
+        with await RawPeer.dial(addr) as silent:  # a whole timeout, by the node's own clock
+            assert await silent.is_refused()
 
     user.handle = handle
     async with user.node as node:
-        with await RawPeer.dial(await node.start_listening()) as peer:
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as peer:
             await peer.send(frame(b"one") + frame(b"two"))
-            await wait_until(lambda: user.ended)
+            await wait_until(lambda: peer.addr in dict(user.ended))
             assert user.received == [b"one", b"two"]
-            assert node.heuristics.idle_timeouts == 1
+            assert node.heuristics.idle_timeouts == 3
+            assert user.ended[-1][0] == peer.addr
 
 
 async def test_without_an_idle_timeout_a_peer_may_be_silent() -> None:

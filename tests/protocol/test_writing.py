@@ -243,12 +243,24 @@ async def test_a_reset_during_a_write_ends_the_connection() -> None:
 
 
 async def test_a_peer_to_which_nothing_is_sent_need_not_read() -> None:
+    """Two peers that don't take what is sent to them are parted from meanwhile, one after the other."""
     user = Verbatim(timeout=0.1)
+    stuck: list[Address] = []
+
+    async def outlast_a_timeout(addr: Address) -> None:
+        with await RawPeer.dial(addr, receive_buffer=4096) as other:
+            stuck.append(other.addr)
+            await wait_until(lambda: other.addr in user.node.connections)
+            user.frames.send_nowait(other.addr, bytes(8_000_000))
+            await wait_until(lambda: other.addr in dict(user.ended))
+
     async with user.node as node:
-        with await RawPeer.dial(await node.start_listening()) as peer:
+        addr = await node.start_listening()
+        with await RawPeer.dial(addr) as peer:
             await wait_until(lambda: node.connections)
             for word in (b"one", b"two"):
-                await user.frames.deliver(user.only, word)
-                await sleep(0.2)  # longer than a write may take: only the clock tells of that
+                await user.frames.deliver(peer.addr, word)
+                await outlast_a_timeout(addr)
             assert await peer.receive_exactly(6) == b"onetwo"
-            assert not user.ended
+            assert user.ended == [(addr, DisconnectOrigin.WRITING) for addr in stuck]
+            await wait_until(lambda: list(node.connections) == [peer.addr])  # the hook comes before the removal

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from typing import TYPE_CHECKING
 
 import anyio
@@ -9,6 +11,7 @@ import pytest
 from pea2pea import DeliveryError, Heuristics, NodeClosedError, NotConnectedError
 from pea2pea import _report as report
 from pea2pea._report import Reporter, background_task
+from tests.helpers import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,3 +252,31 @@ def test_a_background_task_is_called_after_its_function() -> None:
 
     assert background_task(Runner().run).endswith("Runner.run")
     assert background_task(Runner()).endswith("Runner")
+
+
+async def test_a_judged_cancellation_keeps_no_more_alive_than_any_other(reporter: Reporter) -> None:
+    """Event loops and AnyIO keep some themselves until the cycle collector comes."""
+
+    async def cancelled(*, judged: bool) -> bool:
+        async def wait() -> None:
+            on_the_stack = Clock()
+            kept.append(weakref.ref(on_the_stack))
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as error:
+                if judged:
+                    reporter.judge("somewhere", error, PEER)
+                raise
+
+        kept: list[weakref.ref[Clock]] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await wait_until(lambda: kept)
+            tasks.cancel_scope.cancel()
+        return kept[0]() is not None
+
+    gc.disable()
+    try:
+        assert await cancelled(judged=True) <= await cancelled(judged=False)
+    finally:
+        gc.enable()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from anyio.abc import ByteStream
+
 from pea2pea import Address, Config, Connection, DisconnectOrigin, Side
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, Echo, RawPeer, frame, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-
-    from anyio.abc import ByteStream
 
     from pea2pea.codecs import Chunk, Codec, Frame
 
@@ -137,3 +137,33 @@ async def is_served(user: Flawed, peer: RawPeer) -> bool:
     user.armed = False
     await peer.send(frame(b"still there?"))
     return await peer.receive_message() == b"still there?"
+
+
+class Spoiled(ByteStream):
+    """A stream that has a bug, or belongs to a peer that makes it raise: one of its methods does."""
+
+    def __init__(self, stream: ByteStream, error: BaseException, *, where: str) -> None:
+        self.stream = stream
+        self.error = error
+        self.where = where
+
+    def meet(self, where: str) -> None:
+        if where == self.where:
+            raise self.error
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = await self.stream.receive(max_bytes)
+        self.meet("receive")
+        return data
+
+    async def send(self, item: bytes) -> None:
+        self.meet("send")
+        await self.stream.send(item)
+
+    async def send_eof(self) -> None:
+        self.meet("send_eof")
+        await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+        self.meet("aclose")

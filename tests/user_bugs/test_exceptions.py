@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio import BrokenResourceError
-from anyio.abc import ByteStream
 
 from pea2pea import Address, Connection, DisconnectOrigin, HandshakeError, HandshakeTimeoutError, Node
 from pea2pea import _report as report
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, RawPeer, User, above_info, connect, frame, told_errors, two_nodes, wait_until
 
-from .flawed import HARMLESS, ORIGINS, PLACES, Flawed, is_served, provoked
+from .flawed import HARMLESS, ORIGINS, PLACES, Flawed, Spoiled, is_served, provoked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from anyio.abc import ByteStream
 
 
 class CustomError(Exception):
@@ -322,32 +323,6 @@ async def test_a_hook_that_is_not_async_is_a_bug(place: str, caplog: pytest.LogC
     (error,) = told_errors(caplog)
     assert isinstance(error, TypeError)
     assert sync.called[0] in above_info(caplog)[0].getMessage()
-
-
-class Spoiled(ByteStream):
-    """A stream that has a bug, or belongs to a peer that makes it raise."""
-
-    def __init__(self, stream: ByteStream, error: Exception, *, where: str) -> None:
-        self.stream = stream
-        self.error = error
-        self.where = where
-
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        data = await self.stream.receive(max_bytes)
-        if self.where == "receive":
-            raise self.error
-        return data
-
-    async def send(self, item: bytes) -> None:
-        if self.where == "send":
-            raise self.error
-        await self.stream.send(item)
-
-    async def send_eof(self) -> None:
-        await self.stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
 
 
 @pytest.mark.parametrize("where", ["receive", "send"])
