@@ -15,6 +15,15 @@ def canonical(addr: Address) -> Address:
     return _canonical_host(addr[0]), addr[1]
 
 
+def show(addr: Address) -> str:
+    """Write an address for a message: `host:port`, an IPv6 address in brackets (RFC 3986, section 3.2.2).
+
+    Characters that cannot be printed are escaped, since a host may have been named by a peer.
+    """
+    host = addr[0] if addr[0].isprintable() else ascii(addr[0])[1:-1]
+    return f"[{host}]:{addr[1]}" if ":" in host else f"{host}:{addr[1]}"
+
+
 @lru_cache(1024)
 def literal(host: str) -> IPv4Address | IPv6Address | None:
     """The IP address that a host is; None if it is no IP literal."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pea2pea._address import canonical, checked, group_of, is_local
+from pea2pea._address import canonical, checked, group_of, is_local, show
 
 PORTS = st.integers(0, 65535)
 ANY_IP = st.ip_addresses()
@@ -146,3 +146,18 @@ def test_the_address_that_this_machine_sends_from_is_local() -> None:
         except OSError:
             pytest.skip("this machine has no route")
         assert is_local(sock.getsockname()[0])
+
+
+@pytest.mark.parametrize(
+    ("addr", "shown"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80), "[::1]:80"),
+        (("fe80::1%eth0", 65535), "[fe80::1%eth0]:65535"),
+        (("a.name.example", 0), "a.name.example:0"),
+        (("two\nlines", 1), "two\\nlines:1"),
+        (("\ud800", 1), "\\ud800:1"),
+    ],
+)
+def test_an_address_is_shown_with_brackets_where_its_host_has_colons(addr: tuple[str, int], shown: str) -> None:
+    assert show(addr) == shown
