@@ -1,29 +1,26 @@
-"""Helpers for tests: waiting for a condition, and a conformance kit for codecs."""
+"""A conformance kit for codecs."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import reprlib
 import time
 import tracemalloc
 from bisect import bisect_right
 from collections import deque
-from itertools import accumulate, chain, islice, pairwise, product, repeat
+from itertools import accumulate, chain, islice, pairwise, product
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
 
-import anyio
-
-from .errors import FrameError
+from ..errors import FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from hypothesis.strategies import SearchStrategy
 
-    from .codecs import Chunk, Codec
+    from ..codecs import Chunk, Codec
 
-__all__ = ["Strategy", "check_codec", "wait_until"]
+__all__ = ["Strategy", "check_codec"]
 
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
@@ -39,33 +36,6 @@ _MANY = 50_000  # messages in a long stream
 _TINY = 64  # bytes in a tiny piece
 _GROWTH = 2  # how many times as much a byte may cost in a large input as in a small one: is this seen ...
 _TIMES = 5  # ... so many times in a row, it is no chance (linear codecs measured: 0.6 to 1.25)
-
-
-async def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> None:
-    """Wait until `predicate()` is true; it is asked at once, and then every 1 to 20 milliseconds.
-
-    Raises `TimeoutError`, which says what was waited for, if it is still false after `timeout` seconds;
-    `TypeError` if the predicate is async; and what the predicate raises. Cancelling it only stops the
-    waiting.
-    """
-    answer: object = False
-    delays = chain((0.001, 0.002, 0.005, 0.01), repeat(0.02))
-    with anyio.move_on_after(timeout):
-        while not (answer := predicate()):  # noqa: ASYNC110  # there is no event to wait for
-            await anyio.sleep(next(delays))
-    if inspect.iscoroutine(answer):
-        answer.close()
-        raise TypeError(f"the predicate must be a plain function, not async: {_described(predicate)}")
-    if not answer and not predicate():
-        raise TimeoutError(f"not true within {timeout} s: {_described(predicate)}")
-
-
-def _described(predicate: Callable[[], object]) -> str:
-    name = str(getattr(predicate, "__qualname__", predicate))
-    try:
-        return " ".join(inspect.getsource(predicate).split()) if name.endswith("<lambda>") else name
-    except OSError:  # no source at hand
-        return name
 
 
 class Strategy(Protocol[M_co]):
