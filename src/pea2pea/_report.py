@@ -88,6 +88,11 @@ class Reporter:
         """Something a peer did, or the machine. `message` is the kind of it; what varies belongs into `detail`."""
         self._emit(logging.INFO, message, message, peer, detail)
 
+    def unsent(self, message: str, peer: Address, count: int) -> None:
+        """Messages that were accepted, or were to be broadcast, and will not be sent."""
+        self.heuristics.unsent_messages += count
+        self.info(message, peer, f"{count} of them")
+
     async def call(
         self,
         place: str,

@@ -73,12 +73,13 @@ class Connection(TypedAttributeProvider):
     addr: the peer's address; the key of this connection in `Node.connections`. If the peer has dialled, its port is
         not the one where it listens.
     side: this node's side.
+    origin: what ended it; None while it lives.
     dialled: what `Node.connect` was given, in canonical form, host name and all; None if it was not dialled.
     stats: what went over this connection.
     cause: once it ends with READING or WRITING: why; None after the peer's clean close.
     """
 
-    __slots__ = ("addr", "cause", "dialled", "side", "stats")
+    __slots__ = ("addr", "cause", "dialled", "origin", "side", "stats")
 
     def __init__(self, addr: Address, side: Side, dialled: Address | None) -> None:
         self.addr: Final = addr
@@ -86,6 +87,7 @@ class Connection(TypedAttributeProvider):
         self.dialled: Final = dialled
         self.stats: Final = Stats()
         self.cause: Exception | None = None
+        self.origin: DisconnectOrigin | None = None
 
     @abstractmethod
     def start_soon(
@@ -96,6 +98,13 @@ class Connection(TypedAttributeProvider):
         An exception is logged and counted in `Heuristics.hook_errors`, and harms nobody. Raises
         `NotConnectedError` if the connection has ended.
         """
+
+    @abstractmethod
+    async def wait_closed(self) -> None:
+        """Wait until it is closed and removed, or its set-up came to nothing. Cancelling it changes nothing."""
+
+    def __str__(self) -> str:
+        return f"{self.addr[0]}:{self.addr[1]}"
 
 
 Peer: TypeAlias = Address | Connection
@@ -118,7 +127,7 @@ class Link(Connection):
     """A connection as the library sees it."""
 
     __slots__ = (
-        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names", "origin",
+        "base", "broken", "context", "deadline", "draining", "ended", "gone", "goodbye", "hook", "names",
         "reader", "reading", "report", "stream", "tasks", "totals", "writer",
     )  # fmt: skip
 
@@ -138,7 +147,6 @@ class Link(Connection):
         self.goodbye: CancelScope | None = None  # around the flush and what follows
         self.writer: Writer[Any] | None = None
         self.names: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
-        self.origin: DisconnectOrigin | None = None
         self.deadline: float = math.inf  # when an orderly end gives up
         self.draining: bool = False  # the peer has closed cleanly; handlers still work on what it sent
         self.broken: bool = False  # nothing more can, or shall, be sent
@@ -233,8 +241,8 @@ class Link(Connection):
         if self.ended is not None:
             self.ended.set()
 
-    async def wait_ended(self) -> None:
-        """Until it is closed and removed."""
+    async def wait_closed(self) -> None:
+        """See `Connection`."""
         if not self.gone:
             if self.ended is None:
                 self.ended = Event()

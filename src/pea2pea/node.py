@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import anyio
 from anyio.abc import SocketAttribute
@@ -60,6 +60,8 @@ class _SetUp:
     def __init__(self, link: Link | None, dialled: Address | None) -> None:
         self.link = link
         self.dialled = dialled
+        self.timeout: float = math.inf  # of the dial, for each address
+        self.local_addr: Address | None = None  # of the dialling socket
         self.caller = current_link.get()  # in whose hook `connect` was called
         self.scope: anyio.CancelScope | None = None  # of its task, while that sets up
         self.error: Exception | None = None
@@ -70,6 +72,12 @@ class _SetUp:
         self.error = self.error or error
         if self.scope is not None:
             self.scope.cancel()
+
+
+class _Binding(Protocol):
+    """A transport that can bind the socket with which it dials."""
+
+    async def dial(self, addr: Address, /, *, local_addr: Address) -> ByteStream: ...
 
 
 class Node(anyio.AsyncContextManagerMixin):
@@ -199,7 +207,7 @@ class Node(anyio.AsyncContextManagerMixin):
         writers: dict[Peer, Writer[Taken_by_encoder]] = {}
 
         def writer(link: Link) -> Writer[Taken_by_encoder]:
-            encoder = writing.encoder(link.addr, link.side)
+            encoder = writing.encoder(link)
             return Writer(link, encoder, self._flusher, writers, depth=queue_depth, limit=queue_bytes, timeout=timeout)
 
         self._writer = writer
@@ -484,12 +492,16 @@ class Node(anyio.AsyncContextManagerMixin):
 
     # Dialling
 
-    async def connect(self, addr: Address) -> Connection:
+    async def connect(
+        self, addr: Address, *, timeout: float | None = None, local_addr: Address | None = None
+    ) -> Connection:
         """Connect to an address, shake hands, and return the established connection.
 
         The host may be a name; then its addresses are tried in the system's order, and the connection's address is
-        the one that answered. A connection to it that is just ending is waited for. That it returns means that this
-        side is done; the other one may still refuse, then the connection ends with READING.
+        the one that answered. `timeout` stands in for `Config.connection_timeout`, in seconds. The dialling socket is
+        bound to `local_addr` (port 0: any free one). A connection to the address that is just ending is waited for.
+        That it returns means that this side is done; the other one may still refuse, then the connection ends with
+        READING.
 
         Raises `OSError` (of the last address tried; `TimeoutError` after `Config.connection_timeout`),
         `HandshakeError`, `AlreadyConnectedError`, `ConnectionLimitError`, `SelfConnectionError` or `NodeClosedError`.
@@ -498,7 +510,11 @@ class Node(anyio.AsyncContextManagerMixin):
         moment stays.
         """
         self._opened()
-        return await self._set_up(_SetUp(None, checked(addr)))
+        setup = _SetUp(None, checked(addr))
+        setup.timeout = self.config.connection_timeout if timeout is None else timeout
+        seconds("timeout", setup.timeout)
+        setup.local_addr = None if local_addr is None else checked(local_addr, "local_addr")
+        return await self._set_up(setup)
 
     async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
         """Make a connection of a byte stream from anywhere, shake hands, and return the established connection.
@@ -552,11 +568,11 @@ class Node(anyio.AsyncContextManagerMixin):
                 if ending is setup.caller:
                     where = f"{addr[0]}:{addr[1]}"
                     raise AlreadyConnectedError(f"the connection to {where} ends only when its hook has returned")
-                await ending.wait_ended()
+                await ending.wait_closed()
             self._refuse_self(addr)
             self._reserve(setup, addr)
             try:
-                stream = await self._dial_one(addr)
+                stream = await self._dial_one(setup, addr)
             except OSError as failure:
                 self._admission.release(addr)
                 error = failure
@@ -587,11 +603,12 @@ class Node(anyio.AsyncContextManagerMixin):
             self._remove(link)
             self._admission.reserve(addr, Side.INITIATOR)
 
-    async def _dial_one(self, addr: Address) -> ByteStream:
-        timeout = self.config.connection_timeout
-        with anyio.move_on_after(timeout):
-            return await self._transport.dial(addr)
-        raise TimeoutError(f"{addr[0]}:{addr[1]} did not answer within {timeout} s")
+    async def _dial_one(self, setup: _SetUp, addr: Address) -> ByteStream:
+        with anyio.move_on_after(setup.timeout):
+            if setup.local_addr is None:
+                return await self._transport.dial(addr)
+            return await cast("_Binding", self._transport).dial(addr, local_addr=setup.local_addr)
+        raise TimeoutError(f"{addr[0]}:{addr[1]} did not answer within {setup.timeout} s")
 
     def _refuse_self(self, addr: Address) -> None:
         """An address of this machine, at the port where this node listens, is this node."""
@@ -750,7 +767,7 @@ class Node(anyio.AsyncContextManagerMixin):
             with anyio.CancelScope(deadline=link.deadline) as link.goodbye:
                 await self._say_goodbye(link, discarder)
         if link.writer is not None and (lost := link.writer.fail()):
-            self._report.info("queued messages were given up", link.addr, f"{lost} of them")
+            self._report.unsent("queued messages were given up", link.addr, lost)
         link.tasks = None
 
     def _equip(self, link: Link) -> Greeter | None:
@@ -874,7 +891,7 @@ class Node(anyio.AsyncContextManagerMixin):
         if current_link.get() is link:
             await cancel_shielded_checkpoint()  # as in `shut_down`
         else:
-            await link.wait_ended()
+            await link.wait_closed()
         return caused
 
 

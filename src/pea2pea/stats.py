@@ -36,6 +36,8 @@ class Heuristics:
     write_timeouts: connections that ended because the peer did not take what was sent.
     decode_errors: connections that ended because the peer sent no valid frame.
     dropped_messages: messages dropped on arrival, under `drop_beyond`.
+    unsent_messages: messages that a broadcast could not queue, and queued messages that an end gave up.
+    unprocessed_bytes: received bytes that an end gave up before they were processed.
     hook_errors: exceptions that left the user's hooks, codecs and background tasks, and were bugs there; likewise what
         cancelled a connection's own task from outside (asyncio).
     """
@@ -49,4 +51,6 @@ class Heuristics:
     write_timeouts: int = 0
     decode_errors: int = 0
     dropped_messages: int = 0
+    unsent_messages: int = 0
+    unprocessed_bytes: int = 0
     hook_errors: int = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import CancelScope, current_time
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Handshake(Protocol):
     """Opt in with `Node.enable_handshake`."""
 
-    async def perform_handshake(self, connection: Connection, stream: ByteStream, /) -> ByteStream:
+    def perform_handshake(self, connection: Connection, stream: ByteStream, /) -> Coroutine[Any, Any, ByteStream]:
         """Say, on both sides, whatever it takes to become peers.
 
         Returns the stream to go on with: the given one, or one that wraps it (TLS, Noise, a buffered stream). Bytes

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import CancelScope, Event
 
 from ..connection import DisconnectOrigin
 
 if TYPE_CHECKING:
-    from .._address import Address
-    from ..connection import Link
+    from ..connection import Connection, Link
 
 
 class OnConnect(Protocol):
     """Opt in with `Node.enable_on_connect`."""
 
-    async def on_connect(self, addr: Address, /) -> None:
+    def on_connect(self, connection: Connection, /) -> Coroutine[Any, Any, None]:
         """Called once the connection is in `Node.connections`, beside reading; it may send at once.
 
         An exception ends the connection (origin ON_CONNECT). It is cancelled when the connection ends, unless it was
@@ -39,10 +39,10 @@ class Greeter:
         """The task."""
         try:
             with self._scope:
-                addr = self._link.addr
-                error = await self._link.report.call("on_connect", self._hook.on_connect, addr, peer=addr)
+                link = self._link
+                error = await link.report.call("on_connect", self._hook.on_connect, link, peer=link.addr)
                 if error is not None:
-                    self._link.end(DisconnectOrigin.ON_CONNECT)
+                    link.end(DisconnectOrigin.ON_CONNECT)
         finally:
             self._done.set()
 

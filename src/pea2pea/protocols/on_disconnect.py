@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import current_time, move_on_at
 
 if TYPE_CHECKING:
-    from .._address import Address
-    from ..connection import DisconnectOrigin, Link
+    from ..connection import Connection, DisconnectOrigin, Link
 
 
 class OnDisconnect(Protocol):
     """Opt in with `Node.enable_on_disconnect`."""
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin, /) -> None:
+    def on_disconnect(self, connection: Connection, origin: DisconnectOrigin, /) -> Coroutine[Any, Any, None]:
         """Called exactly once for each connection that was established, while it still is in `Node.connections`.
 
         After an orderly end it may send last words; `Node.disconnect` returns after it. It is cancelled at the
@@ -28,6 +28,6 @@ async def take_leave(link: Link, hook: OnDisconnect, timeout: float) -> None:
     assert link.origin is not None
     place = "on_disconnect"
     with move_on_at(min(current_time() + timeout, link.deadline)) as link.hook:
-        await link.report.call(place, hook.on_disconnect, link.addr, link.origin, peer=link.addr)
+        await link.report.call(place, hook.on_disconnect, link, link.origin, peer=link.addr)
     if link.hook.cancelled_caught:
         link.report.info(f"{place} was given up: it took too long", link.addr)

@@ -30,9 +30,8 @@ from ..transport import TAKE_MAX
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-    from .._address import Address
     from ..codecs import Decoder
-    from ..connection import Side
+    from ..connection import Connection
 
 M = TypeVar("M")
 
@@ -44,11 +43,11 @@ _NOTHING: deque[Any] = deque(maxlen=0)
 class Reading(Protocol[M]):
     """Opt in with `Node.enable_reading`."""
 
-    def decoder(self, addr: Address, side: Side, /) -> Decoder[M]:
+    def decoder(self, connection: Connection, /) -> Decoder[M]:
         """The decoder of one connection, which is established by now; each needs a decoder of its own."""
         ...
 
-    async def process_message(self, source: Address, message: M, /) -> None:
+    def process_message(self, source: Connection, message: M, /) -> Coroutine[Any, Any, None]:
         """Called for one message after the other, in order; while it waits, TCP slows the peer down.
 
         An exception ends the connection (origin READING). It is cancelled when the connection is disconnected here or
@@ -74,7 +73,7 @@ class Reader(Generic[M]):
     def __init__(self, link: Link, reading: Reading[M], *, drop_beyond: int | None, grace: float) -> None:
         self._link = link
         self._direct = link.direct
-        decoder = reading.decoder(link.addr, link.side)
+        decoder = reading.decoder(link)
         needs("decoder must return", decoder, "decode")
         self._decode = decoder.decode
         self._process = reading.process_message
@@ -196,7 +195,7 @@ class Reader(Generic[M]):
 
     async def _process_some(self, data: bytes | None) -> bool:
         """Decode `data`, if any, and process what is there; True: there is more, but the event loop has its turn."""
-        link, process, source = self._link, self._process, self._link.addr
+        link, process = self._link, self._process
         count = 0
         self._stop = self._pace if link.origin is None else 0
         looked = monotonic()
@@ -206,10 +205,10 @@ class Reader(Generic[M]):
             for message in self._messages if self._limit is None else self._kept_first():
                 count += 1
                 try:
-                    await process(source, message)
+                    await process(link, message)
                 except BaseException as error:  # noqa: BLE001  # whatever a handler raises ends its connection alone
-                    told = link.report.judge("process_message", error, source)
-                    if not (link.draining and says_gone(error, source)):
+                    told = link.report.judge("process_message", error, link.addr)
+                    if not (link.draining and says_gone(error, link.addr)):
                         self._fail(told)
                         return False
                 if count >= self._stop:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from anyio import Event, current_time, move_on_after, move_on_at
 from anyio.lowlevel import checkpoint
 
-from ..config import needs
+from ..config import at_least_one, needs
 from ..connection import Connection, DisconnectOrigin, Link, address_of
 from ..errors import DeliveryError, NotConnectedError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from .._address import Address
     from ..codecs import Chunk, Encoder, Frame
-    from ..connection import Peer, Side
+    from ..connection import Peer
     from ..transport import TCPStream
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -40,7 +40,7 @@ SLICE = 0.001  # seconds of flushing before the event loop gets its turn
 class Writing(Protocol[M_contra]):
     """Opt in with `Node.enable_writing`, which returns the `Outbox` to send with."""
 
-    def encoder(self, addr: Address, side: Side, /) -> Encoder[M_contra]:
+    def encoder(self, connection: Connection, /) -> Encoder[M_contra]:
         """The encoder of one connection, which is established by now.
 
         It may be the same for all, if stateless: then a broadcast is encoded once.
@@ -98,31 +98,45 @@ class Outbox(Generic[M_contra]):
         await self.send(peer, message)
         await writer.wait_written()
 
-    def broadcast(self, message: M_contra) -> dict[Address, Exception]:
-        """Queue a message for every peer, and return those it could not be queued for, and why.
+    def broadcast(self, message: M_contra, *, exclude: Collection[Peer] = ()) -> dict[Connection, Exception]:
+        """Queue a message for every peer, and return those that it could not be queued for, with the reason.
 
-        It is encoded once for each distinct encoder object.
+        The message is encoded once for each distinct encoder object. `exclude` names peers that are left out.
+        `Heuristics.unsent_messages` counts the messages that could not be queued, and the log tells of them (INFO).
         """
-        failed: dict[Address, Exception] = {}
+        failed: dict[Connection, Exception] = {}
+        left_out = {self._writers.get(peer if isinstance(peer, Connection) else address_of(peer)) for peer in exclude}
         made: dict[int, tuple[Frame, Exception | None]] = {}
         encoder: object = None
         frame: Frame = b""
         error: Exception | None = None
         now = monotonic()
         for writer in list(self._writers.values())[::2]:  # it has each twice in a row, by address and by connection
-            if writer.full or writer.waiting:
-                failed[writer.addr] = writer.full_error()
+            if writer in left_out:
                 continue
-            if writer.encoder is not encoder:
-                encoder = writer.encoder
-                if id(encoder) not in made:
-                    made[id(encoder)] = writer.try_encode(message)
-                frame, error = made[id(encoder)]
-            if error is None:
-                writer.put(frame, now)
+            if writer.full or writer.waiting:
+                failed[writer.link] = writer.full_error()
             else:
-                failed[writer.addr] = error
+                if writer.encoder is not encoder:
+                    encoder = writer.encoder
+                    if id(encoder) not in made:
+                        made[id(encoder)] = writer.try_encode(message)
+                    frame, error = made[id(encoder)]
+                if error is None:
+                    writer.put(frame, now)
+                    continue
+                failed[writer.link] = error
+            writer.link.report.unsent("a broadcast did not reach a peer", writer.addr, 1)
         return failed
+
+    async def drain(self, peer: Peer, *, below: int = 1) -> None:
+        """Wait until fewer than `below` bytes are queued for a peer.
+
+        A bulk sender that waits for it before each message leaves room in the queue for urgent ones. Raises
+        `NotConnectedError` if there is no such connection, also when it ends meanwhile. Cancelling it changes nothing.
+        """
+        at_least_one("below", below)
+        await self._find(peer).wait_below(below)
 
     def pending(self, peer: Peer) -> int:
         """How many messages to that peer are queued and not yet written. Raises `NotConnectedError`."""
@@ -145,8 +159,8 @@ class Writer(Generic[M_contra]):
 
     __slots__ = (
         "_active", "_closed", "_deliveries", "_depth", "_direct", "_drained", "_flusher", "_hand", "_hand_count",
-        "_hand_size", "_large", "_last", "_limit", "_link", "_queue", "_registry", "_size", "_stats", "_task",
-        "_timeout", "_totals", "_wakeup", "_written", "addr", "encode", "encoder", "full", "pending", "waiting",
+        "_hand_size", "_large", "_last", "_limit", "_progress", "_queue", "_registry", "_size", "_stats", "_task",
+        "_timeout", "_totals", "_wakeup", "_written", "addr", "encode", "encoder", "full", "link", "pending", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -167,7 +181,7 @@ class Writer(Generic[M_contra]):
         self.full: bool = False  # judged on what is queued already: a message of any size fits an empty queue
         self.pending: int = 0  # messages queued or in hand
         self.waiting: list[Event] = []  # senders, for room (an empty deque takes ten times as much memory)
-        self._link = link
+        self.link: Link = link
         self._stats = link.stats
         self._totals = link.totals
         self._direct = link.direct
@@ -189,6 +203,7 @@ class Writer(Generic[M_contra]):
         self._written = 0  # messages that were queued, and then written
         self._deliveries: list[tuple[int, Event]] = []  # what `_written` must reach, and who waits for that
         self._drained: Event | None = None
+        self._progress: Event | None = None  # of those who wait in `drain`
         self._closed = False
         registry[link.addr] = registry[link] = self
 
@@ -327,13 +342,13 @@ class Writer(Generic[M_contra]):
         data = b"".join(self._hand)
         for start in range(0, len(data), QUANTUM):
             with move_on_after(self._timeout) as scope:
-                await self._link.stream.send(data[start : start + QUANTUM])
+                await self.link.stream.send(data[start : start + QUANTUM])
             if scope.cancelled_caught:
                 raise self._timed_out()
         self._hand = []
 
     def _timed_out(self) -> TimeoutError:
-        self._link.report.heuristics.write_timeouts += 1
+        self.link.report.heuristics.write_timeouts += 1
         peer = f"{self.addr[0]}:{self.addr[1]}"
         return TimeoutError(f"{peer} did not take {QUANTUM} bytes, or what was left, within {self._timeout} s")
 
@@ -373,6 +388,7 @@ class Writer(Generic[M_contra]):
         self._count(-count, -size)
         self._sent(count, size)
         self._wake_waiting()
+        self._wake_drainers()
         self._written += count
         while self._deliveries and self._deliveries[0][0] <= self._written:
             self._deliveries.pop(0)[1].set()
@@ -431,12 +447,31 @@ class Writer(Generic[M_contra]):
             self._drained = Event()
             await self._drained.wait()
 
+    async def wait_below(self, size: int) -> None:
+        """Until fewer than so many bytes are queued; raises `NotConnectedError` if the connection ends before."""
+        while self._size >= size and not self._closed:
+            self.flush()
+            if self._size < size:
+                break
+            if self._progress is None:
+                self._progress = Event()
+            await self._progress.wait()
+        if self._closed:
+            raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
+        await checkpoint()
+
+    def _wake_drainers(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
+
     def close(self) -> None:
         """Take no more; what is queued is still written."""
         if not self._closed:
             self._closed = True
-            del self._registry[self.addr], self._registry[self._link]
+            del self._registry[self.addr], self._registry[self.link]
             self._wake_waiting()
+            self._wake_drainers()
 
     def fail(self) -> int:
         """Give up what is queued; says how many messages that were."""
@@ -459,21 +494,21 @@ class Writer(Generic[M_contra]):
     def _break(self, error: Exception) -> None:
         """A write failed. If the peer has closed cleanly before, only the queue is lost."""
         if lost := self.fail():
-            self._link.report.info("queued messages were given up", self.addr, f"{lost} of them")
-        reader = self._link.reader
+            self.link.report.unsent("queued messages were given up", self.addr, lost)
+        reader = self.link.reader
         if reader is not None and isinstance(error.__cause__ or error, BrokenPipeError):
             reader.drain()  # EPIPE, not ECONNRESET: the end of the peer's stream is there, behind what it had sent
         else:
-            self._link.end(DisconnectOrigin.WRITING, error, broken=True)
+            self.link.end(DisconnectOrigin.WRITING, error, broken=True)
 
     def _met_by(self, error: BaseException) -> None:
         """Trio raises KeyboardInterrupt wherever it finds the program: nobody knows what of a write was done."""
-        self._break(self._link.report.judge("a connection's task", error, self.addr))
+        self._break(self.link.report.judge("a connection's task", error, self.addr))
 
     def _wake_task(self) -> None:
         if not self._task:
             self._task = True
-            self._link.spawn(self.run(), f"pea2pea writer {self.addr}", DisconnectOrigin.WRITING)
+            self.link.spawn(self.run(), f"pea2pea writer {self.addr}", DisconnectOrigin.WRITING)
         elif self._wakeup is not None:
             self._wakeup.set()
             self._wakeup = None
