@@ -25,7 +25,7 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 from typing_extensions import Self
 
-from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Outbox, Side, Transport
+from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Outbox, Transport
 from pea2pea.codecs import Codec, LengthDelimitedCodec
 from pea2pea.testing import wait_until
 
@@ -97,9 +97,9 @@ class User:
         self.connected: list[Address] = []
         self.ended: list[tuple[Address, DisconnectOrigin]] = []
         self.shake_hands: Callable[[Connection, ByteStream], Awaitable[ByteStream]] = _accept_anybody
-        self.handle: Callable[[Address, bytes], Awaitable[object]] = _nothing
-        self.greet: Callable[[Address], Awaitable[object]] = _nothing
-        self.part: Callable[[Address, DisconnectOrigin], Awaitable[object]] = _nothing
+        self.handle: Callable[[Connection, bytes], Awaitable[object]] = _nothing
+        self.greet: Callable[[Connection], Awaitable[object]] = _nothing
+        self.part: Callable[[Connection, DisconnectOrigin], Awaitable[object]] = _nothing
         if "handshake" in enable:
             self.node.enable_handshake(self)
         if "reading" in enable:
@@ -126,30 +126,30 @@ class User:
         self.shaken.append(connection)
         return await self.shake_hands(connection, stream)
 
-    def decoder(self, addr: Address, side: Side) -> Codec[bytes]:
+    def decoder(self, connection: Connection) -> Codec[bytes]:
         return self.codec()
 
-    def encoder(self, addr: Address, side: Side) -> Codec[bytes]:
+    def encoder(self, connection: Connection) -> Codec[bytes]:
         return self.codec()
 
-    async def process_message(self, source: Address, message: bytes) -> None:
-        self.sources.append(source)
+    async def process_message(self, source: Connection, message: bytes) -> None:
+        self.sources.append(source.addr)
         self.received.append(message)
         await self.handle(source, message)
 
-    async def on_connect(self, addr: Address) -> None:
-        self.connected.append(addr)
-        await self.greet(addr)
+    async def on_connect(self, connection: Connection) -> None:
+        self.connected.append(connection.addr)
+        await self.greet(connection)
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        self.ended.append((addr, origin))
-        await self.part(addr, origin)
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        self.ended.append((connection.addr, origin))
+        await self.part(connection, origin)
 
 
 class Echo(User):
     """A user that sends back whatever it gets."""
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         await super().process_message(source, message)
         await self.outbox.send(source, message)
 
