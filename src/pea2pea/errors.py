@@ -24,6 +24,9 @@ __all__ = [
     "SelfConnectionError",
 ]  # fmt: skip
 
+ONLY_BUGS = (NameError, AttributeError, ImportError, AssertionError, NotImplementedError)
+"""What only a bug raises, whatever a peer sends: never taken for the peer's doing."""
+
 
 class NodeError(Exception):
     """The base of all that a node refuses or fails to do."""

@@ -13,6 +13,7 @@ ROOT = Path(pea2pea.__file__).parent
 # The life of a connection. A module imports only what stands above it.
 ORDER = (
     "errors",
+    "_text",
     "_address",
     "config",
     "stats",
@@ -34,7 +35,7 @@ ORDER = (
     "testing",
     "",  # the package itself, which exports
 )
-SANS_IO = ("errors", "_address", "config", "stats", "codecs", "_admission")
+SANS_IO = ("errors", "_text", "_address", "config", "stats", "codecs", "_admission")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
     for path in sorted(ROOT.rglob("*.py"))
@@ -97,7 +98,7 @@ def test_a_sans_io_module_never_waits(name: str) -> None:
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, waits)]
 
 
-@pytest.mark.parametrize("name", ["codecs", "_admission", "errors", "config"])
+@pytest.mark.parametrize("name", ["codecs", "_admission", "errors", "_text", "config"])
 def test_a_sans_io_module_knows_no_socket_and_no_clock(name: str) -> None:
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     found = {
