@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pea2pea import Address, Config, Connection, Node, Side, TCPTransport
+from pea2pea import Config, Connection, Node, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.benchmarks import channels
 from tests.benchmarks.of_anyio import LOOPS, on, together
@@ -37,18 +37,18 @@ class Peer:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, addr: Address, side: Side) -> LengthDelimitedCodec:
+    def decoder(self, connection: Connection) -> LengthDelimitedCodec:
         return LengthDelimitedCodec(max_length=self.codec.max_length)
 
-    def encoder(self, addr: Address, side: Side) -> LengthDelimitedCodec:
+    def encoder(self, connection: Connection) -> LengthDelimitedCodec:
         return self.codec
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         raise NotImplementedError
 
 
 class Echo(Peer):
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         if len(message) == SMALL:
             await self.outbox.send(source, message)
 
@@ -62,7 +62,7 @@ class Serving(Peer):
 class Sink(Serving):
     received, began = 0, 0.0
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         if message:
             self.received += 1
             if self.received == 1:
@@ -74,12 +74,12 @@ class Sink(Serving):
 
 
 class Broadcaster(Serving):
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         self.outbox.broadcast(STAMP.pack(perf_counter()).ljust(self.work.size, b"\0"))
 
 
 class Disconnecter(Serving):
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         self.node.start_soon(self.disconnect_all)
 
     async def disconnect_all(self) -> None:
@@ -90,7 +90,7 @@ class Disconnecter(Serving):
 
 
 class Closer(Serving):
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         await self.node.shut_down()
 
 
@@ -121,7 +121,7 @@ class Calling(Peer):
         super().__init__(work, listening=False)
         self.done = anyio.Event()
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         self.done.set()
 
     @asynccontextmanager
@@ -135,15 +135,15 @@ class Pinger(Calling):
         super().__init__(work)
         self.trips = RoundTrips(work)
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         if self.trips.answered():
             await self.ping(source)
         else:
             self.done.set()
 
-    async def ping(self, addr: Address) -> None:
+    async def ping(self, peer: Connection) -> None:
         self.trips.sent()
-        await self.outbox.send(addr, MESSAGE)
+        await self.outbox.send(peer, MESSAGE)
 
 
 async def source(work: Work, server: Server) -> Figures:
@@ -164,7 +164,7 @@ async def ping(work: Work, server: Server) -> Figures:
     peer = Pinger(work)
     async with peer.connected(server) as connection:
         for _ in range(work.in_flight):
-            await peer.ping(connection.addr)
+            await peer.ping(connection)
         await peer.done.wait()
     return peer.trips.figures()
 
@@ -172,12 +172,12 @@ async def ping(work: Work, server: Server) -> Figures:
 class Dialled:
     """A connection whose answers are told from each other by nothing: one at a time."""
 
-    def __init__(self, peer: Calling, addr: Address) -> None:
-        self._peer, self._addr = peer, addr
+    def __init__(self, peer: Calling, connection: Connection) -> None:
+        self._peer, self._connection = peer, connection
 
     async def send(self, message: bytes) -> None:
         self._peer.done = anyio.Event()
-        await self._peer.outbox.send(self._addr, message)
+        await self._peer.outbox.send(self._connection, message)
 
     async def receive(self) -> bytes:
         await self._peer.done.wait()
@@ -200,7 +200,7 @@ async def set_up(work: Work, server: Server) -> Figures:
         async def dial() -> Dialled:
             peer = next(turn)
             connection = await peer.node.connect((HOST, server.port))
-            return Dialled(peer, connection.addr)
+            return Dialled(peer, connection)
 
         figures = await channels.set_up(dial, together, work, server)
         await together(peer.node.shut_down() for peer in peers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pea2pea import Config, DisconnectOrigin, QueueFullError
+from pea2pea import Config, Connection, DisconnectOrigin, QueueFullError
 from tests.helpers import ALL, User, two_nodes, wait_until
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Chatterbox(User):
         super().__init__()
         self.dropped = 0
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         self.received.append(message[:1])
         for _ in range(2):
             try:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio import EndOfStream
 
-from pea2pea import Config, DisconnectOrigin, Side
+from pea2pea import Config, Connection, DisconnectOrigin, Side
 from tests.helpers import (
     ALL,
     MemoryNetwork,
@@ -130,7 +130,7 @@ async def test_a_peer_that_resets_during_our_goodbye_ends_it() -> None:
     target = Target(Config(grace_period=30))
     resetting = anyio.Event()
 
-    async def hold(_: Address, __: DisconnectOrigin) -> None:
+    async def hold(_: Connection, __: DisconnectOrigin) -> None:
         peer.reset()
         resetting.set()
 

@@ -168,9 +168,9 @@ async def test_a_connect_from_the_hook_of_the_connection_that_ends_is_refused() 
     dialler, responder = User(), User()
     refusals: list[Exception] = []
 
-    async def part(addr: tuple[str, int], _: DisconnectOrigin) -> None:
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
         try:
-            await dialler.node.connect(addr)
+            await dialler.node.connect(connection.addr)
         except AlreadyConnectedError as error:
             refusals.append(error)
 

@@ -63,9 +63,9 @@ class Gate:
 async def test_on_connect_may_send_at_once() -> None:
     dialler, responder = User(), User()
 
-    async def greet(addr: Address) -> None:
-        assert addr in dialler.node.connections
-        dialler.outbox.send_nowait(addr, b"welcome")
+    async def greet(connection: Connection) -> None:
+        assert connection.addr in dialler.node.connections
+        dialler.outbox.send_nowait(connection, b"welcome")
 
     dialler.greet = greet
     async with two_nodes(dialler, responder) as (ours, theirs):
@@ -89,12 +89,12 @@ async def test_reading_goes_on_beside_on_connect() -> None:
     """The hook of either end waits for the other end's message."""
     dialler, responder = User(), User()
 
-    async def greet(user: User, addr: Address) -> None:
-        user.outbox.send_nowait(addr, b"hello")
+    async def greet(user: User, connection: Connection) -> None:
+        user.outbox.send_nowait(connection, b"hello")
         await wait_until(lambda: user.received == [b"hello"])
 
-    dialler.greet = lambda addr: greet(dialler, addr)
-    responder.greet = lambda addr: greet(responder, addr)
+    dialler.greet = lambda connection: greet(dialler, connection)
+    responder.greet = lambda connection: greet(responder, connection)
     async with two_nodes(dialler, responder):
         await wait_until(lambda: dialler.received == responder.received == [b"hello"])
 
@@ -153,9 +153,9 @@ async def test_a_non_abortable_on_connect_may_still_send() -> None:
     dialler.node.enable_on_connect(dialler, abortable=False)
     gate = Gate()
 
-    async def greet(addr: Address) -> None:
+    async def greet(connection: Connection) -> None:
         await gate()
-        dialler.outbox.send_nowait(addr, b"after all")
+        dialler.outbox.send_nowait(connection, b"after all")
 
     dialler.greet = greet
     async with two_nodes(dialler, responder) as (ours, _), anyio.create_task_group() as tasks:
@@ -181,7 +181,7 @@ async def test_on_disconnect_may_overtake_on_connect() -> None:
     order: list[str] = []
     gate = Gate()
 
-    async def greet(_: Address) -> None:
+    async def greet(_: Connection) -> None:
         await gate()
         order.append("on_connect has returned")
 
@@ -200,7 +200,7 @@ async def test_on_disconnect_may_overtake_on_connect() -> None:
 async def test_an_on_connect_that_raises_ends_the_connection() -> None:
     dialler, responder = User(), User()
 
-    async def greet(_: Address) -> None:
+    async def greet(_: Connection) -> None:
         raise ZeroDivisionError("a bug")
 
     dialler.greet = greet
@@ -230,23 +230,23 @@ async def test_every_hook_finds_its_connection_established() -> None:
             self.note("perform_handshake", connection.addr)
             return stream
 
-        def decoder(self, addr: Address, side: Side) -> Codec[bytes]:
-            self.note("decoder", addr)
-            return super().decoder(addr, side)
+        def decoder(self, connection: Connection) -> Codec[bytes]:
+            self.note("decoder", connection.addr)
+            return super().decoder(connection)
 
-        def encoder(self, addr: Address, side: Side) -> Codec[bytes]:
-            self.note("encoder", addr)
-            return super().encoder(addr, side)
+        def encoder(self, connection: Connection) -> Codec[bytes]:
+            self.note("encoder", connection.addr)
+            return super().encoder(connection)
 
-        async def process_message(self, source: Address, message: bytes) -> None:
-            self.note("process_message", source)
+        async def process_message(self, source: Connection, message: bytes) -> None:
+            self.note("process_message", source.addr)
 
-        async def on_connect(self, addr: Address) -> None:
-            self.note("on_connect", addr)
-            self.outbox.send_nowait(addr, b"hello")
+        async def on_connect(self, connection: Connection) -> None:
+            self.note("on_connect", connection.addr)
+            self.outbox.send_nowait(connection, b"hello")
 
-        async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-            self.note("on_disconnect", addr)
+        async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+            self.note("on_disconnect", connection.addr)
 
     dialler, responder = Watching(), Watching()
     async with two_nodes(dialler, responder) as (ours, _):
@@ -307,9 +307,9 @@ async def test_the_origin_of_a_failed_write_is_writing() -> None:
 async def test_the_last_words_arrive() -> None:
     dialler, responder = User(), User()
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
         for number in range(100):
-            await dialler.outbox.send(addr, b"%d" % number)
+            await dialler.outbox.send(connection, b"%d" % number)
 
     dialler.part = part
     async with two_nodes(dialler, responder) as (ours, _):
@@ -321,8 +321,8 @@ async def test_the_last_words_arrive() -> None:
 async def test_the_last_words_to_a_peer_that_has_half_closed_arrive() -> None:
     user = User()
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
-        user.outbox.send_nowait(addr, b"goodbye")
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
+        user.outbox.send_nowait(connection, b"goodbye")
 
     user.part = part
     async with user.node as node:
@@ -401,11 +401,11 @@ async def test_an_abort_closes_the_socket_before_the_hook_and_flushes_nothing() 
     user = User()
     states: list[object] = []
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
         states.append(await peer.is_refused())
         with pytest.raises(NotConnectedError):
-            user.outbox.send_nowait(addr, b"too late")
-        states.append(addr in user.node.connections)
+            user.outbox.send_nowait(connection, b"too late")
+        states.append(connection.addr in user.node.connections)
 
     user.part = part
     with RawListener.open() as listener:
@@ -487,9 +487,9 @@ async def test_disconnect_from_inside_only_starts_the_end(hook: str, abort: bool
     answers: list[bool] = []
     present: list[bool] = []
 
-    async def disconnect(addr: Address, *_: object) -> None:
-        answers.append(await user.node.disconnect(addr, abort=abort))
-        present.append(addr in user.node.connections)
+    async def disconnect(connection: Connection, *_: object) -> None:
+        answers.append(await user.node.disconnect(connection, abort=abort))
+        present.append(connection.addr in user.node.connections)
 
     if hook == "process_message":
         user.handle = disconnect
@@ -501,7 +501,7 @@ async def test_disconnect_from_inside_only_starts_the_end(hook: str, abort: bool
         with await RawPeer.dial(await node.start_listening()) as peer:
             await wait_until(lambda: node.connections or user.ended)
             if hook == "Connection.start_soon":
-                user.only.start_soon(disconnect, peer.addr)
+                user.only.start_soon(disconnect, user.only)
             elif hook == "process_message":
                 await peer.send(frame(b"disconnect me"))
             elif hook == "on_disconnect":
@@ -519,8 +519,8 @@ async def test_disconnecting_another_peer_from_a_hook_waits_for_its_end() -> Non
     user = User()
     gone: list[bool] = []
 
-    async def handle(source: Address, _: bytes) -> None:
-        (other,) = set(user.node.connections) - {source}
+    async def handle(source: Connection, _: bytes) -> None:
+        (other,) = set(user.node.connections) - {source.addr}
         assert await user.node.disconnect(other)
         gone.append(other not in user.node.connections)
 
@@ -540,8 +540,8 @@ async def test_hooks_that_wait_for_each_others_end_are_cut_at_their_timeout() ->
     user = User(enable={"reading"})
     user.node.enable_on_disconnect(user, timeout=0.05)
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
-        (other,) = set(user.node.connections) - {addr}
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
+        (other,) = set(user.node.connections) - {connection.addr}
         await user.node.disconnect(other)
 
     user.part = part
@@ -560,11 +560,11 @@ async def test_a_disconnect_from_a_task_of_nobodys_waits() -> None:
     user = User()
     present: list[bool] = []
 
-    async def disconnect(addr: Address) -> None:
-        assert await user.node.disconnect(addr)
-        present.append(addr in user.node.connections)
+    async def disconnect(connection: Connection) -> None:
+        assert await user.node.disconnect(connection)
+        present.append(connection.addr in user.node.connections)
 
-    async def handle(source: Address, _: bytes) -> None:
+    async def handle(source: Connection, _: bytes) -> None:
         user.node.start_soon(disconnect, source)
 
     user.handle = handle
@@ -595,22 +595,22 @@ async def test_hooks_run_in_the_context_of_the_entry_whoever_dialled() -> None:
             connection.start_soon(self.background, "Connection.start_soon in the handshake")
             return stream
 
-        def decoder(self, addr: Address, side: Side) -> Codec[bytes]:
+        def decoder(self, connection: Connection) -> Codec[bytes]:
             self.note("decoder")
-            return super().decoder(addr, side)
+            return super().decoder(connection)
 
-        def encoder(self, addr: Address, side: Side) -> Codec[bytes]:
+        def encoder(self, connection: Connection) -> Codec[bytes]:
             self.note("encoder")
-            return super().encoder(addr, side)
+            return super().encoder(connection)
 
-        async def process_message(self, source: Address, message: bytes) -> None:
+        async def process_message(self, source: Connection, message: bytes) -> None:
             self.note("process_message")
 
-        async def on_connect(self, addr: Address) -> None:
+        async def on_connect(self, connection: Connection) -> None:
             self.note("on_connect")
-            self.outbox.send_nowait(addr, b"hello")
+            self.outbox.send_nowait(connection, b"hello")
 
-        async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+        async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
             self.note("on_disconnect")
 
         async def background(self, place: str) -> None:
@@ -639,9 +639,9 @@ async def test_the_context_of_one_connection_is_not_that_of_another() -> None:
     user = User()
     seen: list[str] = []
 
-    async def greet(addr: Address) -> None:
+    async def greet(connection: Connection) -> None:
         seen.append(where.get("nowhere"))
-        where.set(f"with {addr}")
+        where.set(f"with {connection.addr}")
 
     user.greet = greet
     async with user.node as node:

@@ -14,7 +14,7 @@ from pea2pea import Config, Connection, DisconnectOrigin
 from ..helpers import RawPeer, User, connect, frame, frames, two_nodes, wait_until
 
 if TYPE_CHECKING:
-    from pea2pea import Address
+    pass
 
 MANY = [b"%d" % number for number in range(10_000)]
 PATIENT = Config(grace_period=50)
@@ -63,7 +63,7 @@ async def test_ten_thousand_queued_messages_arrive(how: str, dialling: bool) -> 
 async def test_a_receiver_that_has_to_wait_for_its_handler_gets_them_all(how: str) -> None:
     sender, receiver = a_sender(), User(PATIENT)
 
-    async def handle(_: Address, message: bytes) -> None:
+    async def handle(_: Connection, message: bytes) -> None:
         if int(message) % 100 == 0:
             await checkpoint()
 

@@ -153,9 +153,9 @@ async def test_a_cancelled_scope_around_the_block_does_not_cut_the_end_short() -
     dialler, responder = User(), User()
     hooks: list[str] = []
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
         await turns()
-        await dialler.outbox.send(addr, b"last words")
+        await dialler.outbox.send(connection, b"last words")
         hooks.append("done")
 
     dialler.part = part
@@ -421,8 +421,8 @@ async def test_shut_down_can_be_called_from_inside(hook: str, caplog: pytest.Log
         await shut_down()
         return stream
 
-    async def end(addr: Address) -> None:
-        await user.node.disconnect(addr)
+    async def end(connection: Connection) -> None:
+        await user.node.disconnect(connection)
 
     if hook == "handshake":
         user.shake_hands = shake_hands

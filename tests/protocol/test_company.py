@@ -9,7 +9,7 @@ import pytest
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Address, Config, DisconnectOrigin, QueueFullError
+from pea2pea import Config, Connection, DisconnectOrigin, QueueFullError
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.topology import connect_nodes, mesh, ring
 
@@ -27,7 +27,7 @@ class Twice(User):
         self.wait = wait
         self.left_out = 0
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         self.received.append(message)
         for _ in range(2):
             try:

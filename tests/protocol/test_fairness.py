@@ -15,7 +15,7 @@ import pytest
 from anyio import create_task_group, sleep_forever
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Address, Config, Side, TCPTransport
+from pea2pea import Config, Connection, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 
 from ..helpers import RawPeer, User, frame, memory_pair, wait_until
@@ -58,7 +58,7 @@ class Clock:
 async def test_a_chunk_of_empty_frames_leaves_the_loop_its_turns(waits: bool) -> None:
     user, clock = Busy(), Clock()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         clock.happens()
         if waits and len(user.received) == 1:
             await checkpoint()
@@ -77,7 +77,7 @@ async def test_dropping_a_chunk_of_empty_frames_leaves_the_loop_its_turns() -> N
     user, clock = Busy(drop_beyond=1), Clock()
     dropped = 0
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await sleep_forever()
 
     async def watch(node: Node) -> None:
@@ -104,7 +104,7 @@ async def test_dropping_a_chunk_of_empty_frames_leaves_the_loop_its_turns() -> N
 async def test_messages_of_others_get_through_while_a_peer_sends_flat_out(over: str) -> None:
     user = SecureUser(HASTY) if over == "TLS" else User(HASTY)
 
-    async def answer(source: Address, message: bytes) -> None:
+    async def answer(source: Connection, message: bytes) -> None:
         if message:
             user.received.clear()
             await user.outbox.send(source, message)

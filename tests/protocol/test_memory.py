@@ -12,7 +12,7 @@ import pytest
 from anyio import current_time, move_on_after, sleep_forever, wait_writable
 from anyio.abc import ByteStream, SocketAttribute
 
-from pea2pea import Address, Config, Connection, QueueFullError, Side, TCPTransport
+from pea2pea import Config, Connection, QueueFullError, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 
 from ..helpers import RawPeer, User, frame, wait_until
@@ -46,7 +46,7 @@ class Bounded(User):
         return stream
 
 
-async def wait_for_ever(source: Address, message: bytes) -> None:
+async def wait_for_ever(source: Connection, message: bytes) -> None:
     await sleep_forever()
 
 
@@ -150,7 +150,7 @@ async def test_messages_beyond_the_limit_do_not_pile_up() -> None:
 async def test_what_a_flood_of_handlers_sends_to_a_peer_that_does_not_read_is_bounded() -> None:
     user = Bounded("reading", "writing")
 
-    async def answer_twice(source: Address, message: bytes) -> None:
+    async def answer_twice(source: Connection, message: bytes) -> None:
         await user.outbox.send(source, bytes(1000))
         await user.outbox.send(source, bytes(1000))
 

@@ -9,7 +9,7 @@ import pytest
 from anyio import ClosedResourceError, Event, create_task_group, sleep, sleep_forever
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Address, Config, DisconnectOrigin, NotConnectedError
+from pea2pea import Config, Connection, DisconnectOrigin, NotConnectedError
 
 from ..helpers import ALL, RawPeer, User, frame, frames, turns, two_nodes, wait_until
 from .stuck import CLOG, stuck_peer
@@ -68,7 +68,7 @@ async def test_what_was_sent_before_leaving_the_block_arrives(kind: type[User]) 
 async def test_what_was_sent_to_a_slow_handler_arrives(kind: type[User]) -> None:
     sender, receiver = a_user(kind), a_user(kind)
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await checkpoint()
 
     receiver.handle = handle
@@ -84,8 +84,8 @@ async def test_what_was_sent_to_a_slow_handler_arrives(kind: type[User]) -> None
 async def test_last_words_arrive(kind: type[User]) -> None:
     sender, receiver = a_user(kind), a_user(kind)
 
-    async def part(addr: Address, origin: DisconnectOrigin) -> None:
-        await sender.outbox.send(addr, b"farewell")
+    async def part(connection: Connection, origin: DisconnectOrigin) -> None:
+        await sender.outbox.send(connection, b"farewell")
 
     sender.part = part
     async with two_nodes(sender, receiver):
@@ -127,7 +127,7 @@ async def test_in_a_mutual_flood_all_that_the_one_who_leaves_had_sent_arrives(ki
 async def test_a_half_closed_peer_still_gets_its_answers() -> None:
     user = User(PATIENT)
 
-    async def answer(source: Address, message: bytes) -> None:
+    async def answer(source: Connection, message: bytes) -> None:
         await turns(3)
         await user.outbox.send(source, message)
 
@@ -146,10 +146,10 @@ async def test_what_came_before_a_clean_close_is_processed_before_the_hook(kind:
     sender, receiver = a_user(kind), a_user(kind)
     processed_before_the_hook = []
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await turns(3)
 
-    async def part(addr: Address, origin: DisconnectOrigin) -> None:
+    async def part(connection: Connection, origin: DisconnectOrigin) -> None:
         processed_before_the_hook.extend(receiver.received)
 
     receiver.handle, receiver.part = handle, part
@@ -164,7 +164,7 @@ async def test_what_came_before_a_clean_close_is_processed_before_the_hook(kind:
 async def test_a_peer_that_leaves_without_reading_its_answers_had_its_messages_processed() -> None:
     user = User(PATIENT)
 
-    async def answer(source: Address, message: bytes) -> None:
+    async def answer(source: Connection, message: bytes) -> None:
         await user.outbox.send(source, message)
         await checkpoint()
 
@@ -180,7 +180,7 @@ async def test_a_peer_that_leaves_without_reading_its_answers_had_its_messages_p
 async def test_each_message_that_is_drained_has_a_grace_of_its_own() -> None:
     user = User(Config(grace_period=0.6))
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await sleep(0.1)  # all together take longer than the grace period, which is a time
 
     user.handle = handle
@@ -198,7 +198,7 @@ async def test_a_handler_that_does_not_return_is_given_up_when_the_grace_is_over
     user = User(HASTY)
     cancelled = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         try:
             await sleep_forever()
         finally:
@@ -220,7 +220,7 @@ async def test_a_reset_cancels_the_handler_at_once() -> None:
     user = User(Config(grace_period=1000.0))
     cancelled = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         try:
             await sleep_forever()
         finally:

@@ -223,7 +223,7 @@ async def test_who_does_not_wait_cannot_take_the_room_of_those_who_do(over: str)
             while not sent.is_set():
                 with pytest.raises(QueueFullError):
                     sender.outbox.send_nowait(peer.connection, b"pushy")
-                assert list(sender.outbox.broadcast(b"pushy")) == [peer.connection.addr]
+                assert list(sender.outbox.broadcast(b"pushy")) == [peer.connection]
                 await checkpoint()
 
         group.start_soon(wait)
@@ -499,8 +499,8 @@ async def test_a_broadcast_tells_who_was_full_and_reaches_the_others(over: str) 
             await wait_until(lambda: len(sender.node.connections) == 2)
             failed = sender.outbox.broadcast(b"hello")
             assert await peer.receive_message() == b"hello"
-        assert list(failed) == [stuck.connection.addr]
-        assert isinstance(failed[stuck.connection.addr], QueueFullError)
+        assert list(failed) == [stuck.connection]
+        assert isinstance(failed[stuck.connection], QueueFullError)
         assert sender.encoded == [CLOG, b"hello"]
 
 
@@ -515,6 +515,6 @@ async def test_a_broadcast_tells_whose_encoder_raised_and_reaches_the_others() -
         assert {type(error) for error in failed.values()} == {NotImplementedError, TypeError}
         assert bad.tried == worse.tried == 1
         for peer in peers:
-            if peer.addr not in failed:
+            if sender.node.connections[peer.addr] not in failed:
                 assert await peer.receive_message() == b"hello"
         assert len(sender.node.connections) == 6

@@ -11,7 +11,7 @@ import pytest
 from anyio import CancelScope, Event, current_time, sleep_forever
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Address, Config, DisconnectOrigin, FrameError, Side
+from pea2pea import Address, Config, Connection, DisconnectOrigin, FrameError, Side
 from pea2pea.codecs import LengthDelimitedCodec, LinesCodec
 
 from ..helpers import Echo, RawPeer, User, above_info, frame, turns, two_nodes, wait_until
@@ -32,7 +32,7 @@ class Reader(User):
         self.node.enable_reading(self, drop_beyond=drop_beyond, idle_timeout=idle_timeout)
 
 
-async def wait_for_ever(source: Address, message: bytes) -> None:
+async def wait_for_ever(source: Connection, message: bytes) -> None:
     await sleep_forever()
 
 
@@ -92,8 +92,8 @@ async def test_a_decoder_is_made_for_each_connection_with_its_address_and_side()
     dialler, responder = User(), User()
     made: list[tuple[Address, Side]] = []
 
-    def decoder(addr: Address, side: Side) -> LengthDelimitedCodec:
-        made.append((addr, side))
+    def decoder(connection: Connection) -> LengthDelimitedCodec:
+        made.append((connection.addr, connection.side))
         return LengthDelimitedCodec()
 
     responder.decoder = dialler.decoder = decoder  # type: ignore[method-assign]
@@ -117,7 +117,7 @@ class Recorder:
 
 async def test_the_decoder_is_told_of_the_end_of_the_stream_once() -> None:
     user, recorder = User(), Recorder()
-    user.decoder = lambda addr, side: recorder  # type: ignore[method-assign,assignment,return-value]
+    user.decoder = lambda connection: recorder  # type: ignore[method-assign,assignment,return-value]
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(b"hello")
@@ -130,7 +130,7 @@ async def test_the_decoder_is_told_of_the_end_of_the_stream_once() -> None:
 
 async def test_the_decoder_is_not_told_of_an_end_that_is_none() -> None:
     user, recorder = User(), Recorder()
-    user.decoder = lambda addr, side: recorder  # type: ignore[method-assign,assignment,return-value]
+    user.decoder = lambda connection: recorder  # type: ignore[method-assign,assignment,return-value]
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(b"hello")
@@ -144,10 +144,10 @@ async def test_an_unterminated_last_line_is_processed() -> None:
     lines: list[str] = []
 
     class Lines:
-        def decoder(self, addr: Address, side: Side) -> LinesCodec:
+        def decoder(self, connection: Connection) -> LinesCodec:
             return LinesCodec()
 
-        async def process_message(self, source: Address, message: str) -> None:
+        async def process_message(self, source: Connection, message: str) -> None:
             lines.append(message)
 
     user = User(enable={"on_disconnect"})
@@ -296,7 +296,7 @@ async def test_a_peer_that_sends_messages_is_not_disconnected() -> None:
 async def test_a_peer_is_not_silent_while_its_message_is_processed() -> None:
     user = Reader(idle_timeout=0.1)
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         with await RawPeer.dial(addr) as silent:  # a whole timeout, by the node's own clock
             assert await silent.is_refused()
 
@@ -334,7 +334,7 @@ async def test_a_slow_handler_delays_its_own_peer_only() -> None:
     user = Echo()
     release = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         if message == b"slow":
             await release.wait()
 
@@ -356,7 +356,7 @@ async def test_backpressure_slows_the_sender_down_and_loses_nothing() -> None:
     sender, receiver = User(), User()
     release = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await release.wait()
 
     receiver.handle = handle
@@ -379,7 +379,7 @@ async def test_a_busy_handler_is_cancelled_when_its_connection_is_cut(how: str) 
     user = Reader(grace_period=1000.0)
     cancelled = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         try:
             await sleep_forever()
         finally:
@@ -408,7 +408,7 @@ async def test_messages_beyond_the_limit_are_dropped_and_counted() -> None:
     user = Reader(drop_beyond=3)
     release = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await release.wait()
 
     user.handle = handle
@@ -457,7 +457,7 @@ async def test_what_waits_is_processed_after_a_clean_close() -> None:
     user = Reader(drop_beyond=3, grace_period=1000.0)
     release = Event()
 
-    async def handle(source: Address, message: bytes) -> None:
+    async def handle(source: Connection, message: bytes) -> None:
         await release.wait()
 
     user.handle = handle

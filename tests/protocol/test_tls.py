@@ -11,7 +11,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, create_
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from pea2pea import Address, Config, Connection, DisconnectOrigin, HandshakeError, Side, TCPTransport
+from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, Side, TCPTransport
 
 from ..helpers import RawPeer, User, frame, frames, turns, two_nodes, wait_until
 from .stuck import SMALL_BUFFER
@@ -172,7 +172,7 @@ async def test_records_that_were_tampered_with_end_the_connection() -> None:
 async def test_what_a_peer_sent_before_its_goodbye_is_processed() -> None:
     user = SecureUser(Config(grace_period=1000.0))
 
-    async def take_a_while(source: Address, message: bytes) -> None:
+    async def take_a_while(source: Connection, message: bytes) -> None:
         await turns(3)
 
     user.handle = take_a_while

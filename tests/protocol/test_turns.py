@@ -13,7 +13,7 @@ import pytest
 from anyio import BrokenResourceError, Event, create_task_group
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Address, Config, DisconnectOrigin, Side
+from pea2pea import Config, Connection, DisconnectOrigin, Side
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols import reading
 
@@ -35,7 +35,7 @@ class Subject(User):
         self.patience = dice.choice((0.0, 0.1, 0.5, 1.0))
         self.busy = 0
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         assert not self.busy, "two handlers at a time"
         self.busy += 1
         try:

@@ -10,7 +10,7 @@ import pytest
 from anyio import EndOfStream, Event, create_task_group, sleep
 from anyio.abc import ByteStream
 
-from pea2pea import Address, Config, DisconnectOrigin, NotConnectedError, Side
+from pea2pea import Address, Config, Connection, DisconnectOrigin, NotConnectedError, Side
 
 from ..helpers import MemoryStream, RawPeer, User, memory_pair, turns, wait_until
 from .stuck import stuck_peer
@@ -63,7 +63,7 @@ class Verbatim(User):
 
 
 class Frames:
-    def encoder(self, addr: Address, side: Side) -> Frames:
+    def encoder(self, connection: Connection) -> Frames:
         return self
 
     def encode(self, message: Frame, /) -> Frame:
@@ -218,9 +218,9 @@ async def test_after_a_write_that_was_cut_off_nothing_more_is_sent() -> None:
     user = User(Config(grace_period=0.1), enable={"on_disconnect"})
     user.outbox = user.node.enable_writing(user, timeout=0.2, queue_bytes=1 << 30)
 
-    async def last_words(addr: Address, origin: DisconnectOrigin) -> None:
+    async def last_words(connection: Connection, origin: DisconnectOrigin) -> None:
         with pytest.raises(NotConnectedError):
-            user.outbox.send_nowait(addr, b"farewell")
+            user.outbox.send_nowait(connection, b"farewell")
 
     user.part = last_words
     async with stuck_peer(user, "socket") as peer:

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from pea2pea import Config, Node
+from pea2pea import Config, Connection, Node
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.testing import wait_until
 from tests.conftest import LOOPS
@@ -34,7 +34,7 @@ class Echo:
 
     encoder = decoder
 
-    async def process_message(self, source: tuple[str, int], message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         if message:
             await self.outbox.send(source, message)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-    from pea2pea import Address, Side
+    from pea2pea import Address
     from pea2pea.codecs import Codec
 
 NODES = 10
@@ -66,11 +66,11 @@ class Chaotic(User):
             raise ValueError("not today")
         return stream
 
-    def encoder(self, addr: Address, side: Side) -> Codec[bytes]:
-        self.began.append(addr)
+    def encoder(self, connection: Connection) -> Codec[bytes]:
+        self.began.append(connection.addr)
         return LengthDelimitedCodec()
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         name, number = HEADER.unpack_from(message)
         assert self.got[name] == number, f"message {number} came in place of {self.got[name]}"
         self.got[name] += 1
@@ -78,14 +78,14 @@ class Chaotic(User):
         if self.rng.random() < 0.2:
             self.say_something(source)
 
-    async def on_connect(self, addr: Address) -> None:
-        await super().on_connect(addr)
-        self.say_something(addr)
+    async def on_connect(self, connection: Connection) -> None:
+        await super().on_connect(connection)
+        self.say_something(connection)
         await self.dawdle()
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        await super().on_disconnect(addr, origin)
-        self.say_something(addr)
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        await super().on_disconnect(connection, origin)
+        self.say_something(connection)
         await self.dawdle()
 
     def compose(self, connection: Connection) -> bytes:
@@ -96,12 +96,10 @@ class Chaotic(User):
         name, number = self.sent[connection]
         self.sent[connection] = name, number + 1
 
-    def say_something(self, addr: Address) -> None:
-        connection = self.node.connections.get(addr)
-        if connection is not None:
-            with suppress(NodeError):
-                self.outbox.send_nowait(connection, self.compose(connection))
-                self.note(connection)
+    def say_something(self, connection: Connection) -> None:
+        with suppress(NodeError):
+            self.outbox.send_nowait(connection, self.compose(connection))
+            self.note(connection)
 
 
 class Chaos:
@@ -151,13 +149,13 @@ class Chaos:
 
     async def send(self) -> None:
         if (found := self.any_connection()) is not None:
-            found[0].say_something(found[1].addr)
+            found[0].say_something(found[1])
 
     async def broadcast(self) -> None:
         """One message, numbered for one of its receivers, would be out of order for the others: so one for each."""
         user = self.anybody()
-        for addr in user.node.connections:
-            user.say_something(addr)
+        for connection in user.node.connections.values():
+            user.say_something(connection)
 
     async def deliver(self) -> None:
         if (found := self.any_connection()) is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyio.abc import ByteStream
 
-from pea2pea import Address, Config, Connection, DisconnectOrigin, Side
+from pea2pea import Address, Config, Connection, DisconnectOrigin
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, Echo, RawPeer, frame, wait_until
 
@@ -75,27 +75,27 @@ class Flawed(Echo):
         await self.atrip("perform_handshake")
         return await super().perform_handshake(connection, stream)
 
-    def decoder(self, addr: Address, side: Side) -> Codec[bytes]:
+    def decoder(self, connection: Connection) -> Codec[bytes]:
         self.trip("decoder")
-        return super().decoder(addr, side)
+        return super().decoder(connection)
 
-    def encoder(self, addr: Address, side: Side) -> Codec[bytes]:
+    def encoder(self, connection: Connection) -> Codec[bytes]:
         self.trip("encoder")
-        return super().encoder(addr, side)
+        return super().encoder(connection)
 
-    async def process_message(self, source: Address, message: bytes) -> None:
-        self.victim = source
+    async def process_message(self, source: Connection, message: bytes) -> None:
+        self.victim = source.addr
         await self.atrip("process_message")
         await super().process_message(source, message)
 
-    async def on_connect(self, addr: Address) -> None:
-        self.victim = addr
-        await super().on_connect(addr)
+    async def on_connect(self, connection: Connection) -> None:
+        self.victim = connection.addr
+        await super().on_connect(connection)
         await self.atrip("on_connect")
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        self.victim = addr
-        await super().on_disconnect(addr, origin)
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        self.victim = connection.addr
+        await super().on_disconnect(connection, origin)
         await self.atrip("on_disconnect")
 
     async def of_the_node(self) -> None:

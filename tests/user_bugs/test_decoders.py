@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from pea2pea import Address, DisconnectOrigin, Side
+from pea2pea import Connection, DisconnectOrigin
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, RawPeer, User, above_info, frame, told_errors, wait_until
 
@@ -93,11 +93,11 @@ async def test_a_factory_that_returns_no_codec_has_a_bug_that_is_told_so(
     factory: str, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Careless(User):
-        def decoder(self, addr: Address, side: Side) -> Any:
-            return make() if factory == "decoder" else super().decoder(addr, side)
+        def decoder(self, connection: Connection) -> Any:
+            return make() if factory == "decoder" else super().decoder(connection)
 
-        def encoder(self, addr: Address, side: Side) -> Any:
-            return make() if factory == "encoder" else super().encoder(addr, side)
+        def encoder(self, connection: Connection) -> Any:
+            return make() if factory == "encoder" else super().encoder(connection)
 
     user = Careless()
     async with user.node as node:
@@ -139,7 +139,7 @@ async def test_a_decoder_that_yields_for_ever_does_not_keep_the_node_from_shutti
 
 
 async def test_a_decoder_that_yields_for_ever_ends_with_a_peer_that_resets(user: User) -> None:
-    async def wait(_: Address, __: bytes) -> None:
+    async def wait(_: Connection, __: bytes) -> None:
         await anyio.lowlevel.checkpoint()
 
     user.codec = Endless

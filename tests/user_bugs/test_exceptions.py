@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio import BrokenResourceError
 
-from pea2pea import Address, Connection, DisconnectOrigin, HandshakeError, HandshakeTimeoutError, Node
+from pea2pea import Connection, DisconnectOrigin, HandshakeError, HandshakeTimeoutError, Node
 from pea2pea import _report as report
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, RawPeer, User, above_info, connect, frame, told_errors, two_nodes, wait_until
@@ -59,8 +59,8 @@ async def test_an_exception_ends_its_connection_with_the_origin_of_the_hook(plac
     user = Flawed(place, raising(error))
     causes: list[Exception | None] = []
 
-    async def note(addr: Address, _: DisconnectOrigin) -> None:
-        causes.append(user.node.connections[addr].cause)
+    async def note(connection: Connection, _: DisconnectOrigin) -> None:
+        causes.append(connection.cause)
 
     user.part = note
     async with provoked(user) as (honest, victim):
@@ -171,7 +171,7 @@ async def test_an_exception_of_encode_is_the_callers_business(caplog: pytest.Log
             await user.outbox.send(connection, b"never sent")
         with pytest.raises(CustomError):
             await user.outbox.deliver(connection, b"never sent")
-        assert user.outbox.broadcast(b"never sent") == {connection.addr: error}
+        assert user.outbox.broadcast(b"never sent") == {connection: error}
         assert user.outbox.pending(connection) == 0
         user.armed = False
         user.outbox.send_nowait(connection, b"sent")
@@ -284,13 +284,13 @@ class Sync:
     def decoder(self, *_: object) -> LengthDelimitedCodec:
         return LengthDelimitedCodec()
 
-    def process_message(self, source: Address, message: bytes) -> None:
+    def process_message(self, source: Connection, message: bytes) -> None:
         self.called.append("process_message")
 
-    def on_connect(self, addr: Address) -> None:
+    def on_connect(self, connection: Connection) -> None:
         self.called.append("on_connect")
 
-    def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+    def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         self.called.append("on_disconnect")
 
     def background(self) -> None:

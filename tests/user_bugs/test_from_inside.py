@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from pea2pea import Address, AlreadyConnectedError, Connection, DisconnectOrigin, Node, NodeClosedError
+from pea2pea import AlreadyConnectedError, Connection, DisconnectOrigin, Node, NodeClosedError
 from tests.helpers import ALL, User, connect, told_errors, two_nodes, wait_until
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class Insider(User):
         else:
             self.greet = self.start
 
-    async def inside(self, addr: Address, *_: object) -> None:
-        self.returned.append(await self.act(self.node, self.node.connections[addr]))
+    async def inside(self, connection: Connection, *_: object) -> None:
+        self.returned.append(await self.act(self.node, connection))
 
-    async def start(self, addr: Address) -> None:
-        self.node.connections[addr].start_soon(self.inside, addr)
+    async def start(self, connection: Connection) -> None:
+        connection.start_soon(self.inside, connection)
 
 
 async def disconnect(node: Node, connection: Connection) -> object:
@@ -195,9 +195,9 @@ async def test_a_background_task_of_the_node_that_shuts_it_down_ends_with_it() -
 
 
 async def test_connecting_anew_from_the_hook_of_the_connection_that_ends_is_refused() -> None:
-    async def reconnect(addr: Address, _: DisconnectOrigin) -> None:
+    async def reconnect(connection: Connection, _: DisconnectOrigin) -> None:
         try:
-            await user.node.connect(addr)
+            await user.node.connect(connection.addr)
         except AlreadyConnectedError:
             refused.set()
 
@@ -210,8 +210,8 @@ async def test_connecting_anew_from_the_hook_of_the_connection_that_ends_is_refu
 
 
 async def test_two_hooks_that_wait_for_each_other_to_end_are_cut_off() -> None:
-    async def end_the_other(addr: Address, _: DisconnectOrigin) -> None:
-        (other,) = set(user.node.connections) - {addr}
+    async def end_the_other(connection: Connection, _: DisconnectOrigin) -> None:
+        (other,) = set(user.node.connections) - {connection.addr}
         await user.node.disconnect(other)
 
     user, left, right = User(enable=ALL - {"handshake", "on_disconnect"}), User(), User()

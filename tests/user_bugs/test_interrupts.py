@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Config, DisconnectOrigin, Node, Side, TCPTransport
+from pea2pea import Config, Connection, DisconnectOrigin, Node, Side, TCPTransport
 from pea2pea.transport import TCPStream
 from tests.helpers import (
     MemoryStream,
@@ -126,10 +126,10 @@ def test_the_node_ends_in_order(anyio_backend: Backend, place: str) -> None:
         user.outbox.send_nowait(user.connected[0], b"sent before")
         raise SystemExit
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
-        if addr == user.connected[0]:
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
+        if connection.addr == user.connected[0]:
             await turns()
-            user.outbox.send_nowait(addr, b"last words")
+            user.outbox.send_nowait(connection, b"last words")
 
     async def main() -> list[bytes]:
         with pytest.raises(SystemExit):  # noqa: PT012  # it is the block that raises
@@ -159,13 +159,13 @@ def test_the_second_one_ends_it_at_once(anyio_backend: Backend, places: str) -> 
     first, second = SystemExit(1), SystemExit(2)
     parting: list[Address] = []
 
-    async def greet(addr: Address) -> None:
+    async def greet(connection: Connection) -> None:
         await wait_until(lambda: len(user.node.connections) == 2)
-        if addr == user.connected[0] and places.startswith("hook"):
+        if connection.addr == user.connected[0] and places.startswith("hook"):
             raise first
 
-    async def part(addr: Address, _: DisconnectOrigin) -> None:
-        parting.append(addr)
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
+        parting.append(connection.addr)
         if len(parting) == 2 and places.endswith("hook"):
             raise second
         await anyio.sleep_forever()
@@ -257,12 +257,12 @@ def test_a_connection_that_was_met_while_it_closes_lets_the_others_end_in_order(
         near.__class__ = InterruptedStream
         other, others_far = memory_pair()
 
-        async def part(addr: Address, _: DisconnectOrigin) -> None:
-            if addr == ("near", 1):
+        async def part(connection: Connection, _: DisconnectOrigin) -> None:
+            if connection.addr == ("near", 1):
                 await far.send(kind.__name__.encode())
                 await wait_until(lambda: len(user.origins) == 2)
             await checkpoint()
-            hooks_returned.append(addr)
+            hooks_returned.append(connection.addr)
 
         user.part = part
         async with far, others_far:

@@ -4,8 +4,9 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anyio.lowlevel import checkpoint
 
-from pea2pea import Address, Config, Node, NotConnectedError, Side
+from pea2pea import Config, Connection, Node, NotConnectedError
 from pea2pea.codecs import LengthDelimitedCodec, LinesCodec
 from tests.helpers import ALL, LOCALHOST, RawPeer, User, above_info, connect, frame, told_errors, two_nodes, wait_until
 
@@ -57,7 +58,7 @@ def test_enabling_a_class_instead_of_an_instance_is_a_type_error_that_says_so(pr
 def test_a_class_whose_methods_need_no_instance_is_as_good_as_one() -> None:
     class Stateless:
         @staticmethod
-        def encoder(addr: Address, side: Side) -> LinesCodec:
+        def encoder(connection: Connection) -> LinesCodec:
             return LinesCodec()
 
     Node().enable_writing(Stateless)
@@ -211,7 +212,7 @@ async def test_two_objects_may_share_the_work() -> None:
     """Reading in one codec, writing in another, by different objects."""
 
     class Speaker:
-        def encoder(self, addr: Address, side: Side) -> LinesCodec:
+        def encoder(self, connection: Connection) -> LinesCodec:
             return LinesCodec()
 
     user = User(enable=["reading"])
@@ -271,7 +272,7 @@ async def test_using_a_node_that_was_not_entered_is_a_runtime_error(misuse: Call
 
 def test_starting_a_task_of_a_node_that_was_not_entered_is_a_runtime_error() -> None:
     with pytest.raises(RuntimeError, match="async with"):
-        Node().start_soon(User().on_connect, (LOCALHOST, 1))
+        Node().start_soon(checkpoint)
 
 
 async def test_entering_a_node_twice_is_a_runtime_error_that_leaves_it_running() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pea2pea import (
     Address,
+    Connection,
     DeliveryError,
     DisconnectOrigin,
     FrameError,
@@ -120,8 +121,8 @@ async def test_the_real_news_that_a_peer_is_gone_is_no_bug(caplog: pytest.LogCap
     caplog.set_level(logging.INFO, "pea2pea")
     user, peer = User(), User()
 
-    async def send_to_one_that_left(addr: Address, _: DisconnectOrigin) -> None:
-        user.outbox.send_nowait(addr, b"are you still there?")
+    async def send_to_one_that_left(connection: Connection, _: DisconnectOrigin) -> None:
+        user.outbox.send_nowait(connection, b"are you still there?")
 
     user.part = send_to_one_that_left
     async with two_nodes(peer, user) as (_, connection):
@@ -134,7 +135,7 @@ async def test_the_real_news_that_a_peer_is_gone_is_no_bug(caplog: pytest.LogCap
 async def test_a_relay_whose_destination_has_left_has_a_bug(caplog: pytest.LogCaptureFixture) -> None:
     relay, source, destination = User(), User(), User()
 
-    async def pass_on(_: Address, message: bytes) -> None:
+    async def pass_on(_: Connection, message: bytes) -> None:
         relay.outbox.send_nowait(to_destination, message)
 
     relay.handle = pass_on
@@ -163,7 +164,7 @@ async def test_that_the_node_is_closing_is_no_bug_of_a_background_task(caplog: p
 
 
 async def test_that_the_node_is_closing_is_no_bug_of_a_hook_either(caplog: pytest.LogCaptureFixture) -> None:
-    async def connect_anew(_: Address, __: DisconnectOrigin) -> None:
+    async def connect_anew(_: Connection, __: DisconnectOrigin) -> None:
         await user.node.connect(SOMEBODY)
 
     user, peer = User(), User()
@@ -183,8 +184,8 @@ async def test_a_frame_error_of_the_decoder_is_the_peers_doing(caplog: pytest.Lo
     def fail() -> None:
         raise error
 
-    async def note(addr: Address, _: DisconnectOrigin) -> None:
-        causes.append(user.node.connections[addr].cause)
+    async def note(connection: Connection, _: DisconnectOrigin) -> None:
+        causes.append(connection.cause)
 
     user = Flawed("decode", fail)
     user.part = note
@@ -200,7 +201,7 @@ async def test_a_frame_error_of_the_decoder_is_the_peers_doing(caplog: pytest.Lo
 
 
 async def test_a_peer_that_vanishes_while_a_handler_answers_it_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
-    async def answer_for_ever(source: Address, message: bytes) -> None:
+    async def answer_for_ever(source: Connection, message: bytes) -> None:
         answering.set()
         while True:
             await user.outbox.send(source, message * 1000)
