@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pea2pea import Address, Config, Node, Side
+from pea2pea import Address, Config, Connection, Node
 from pea2pea.codecs import LinesCodec
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class Echo:
         self.node.enable_reading(self, idle_timeout=None)  # these peers may be silent
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def decoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def encoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         await self.outbox.send(source, message)
 
 

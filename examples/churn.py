@@ -17,7 +17,7 @@ import anyio
 
 from _common import command_line, run
 from _stress import Echo, need_descriptors, open_descriptors, progress, resident, show
-from pea2pea import Address, Config, Node, Side
+from pea2pea import Address, Config, Connection, Node
 from pea2pea.codecs import LinesCodec
 from pea2pea.testing import wait_until
 
@@ -33,13 +33,13 @@ class Client:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def decoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def encoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, _source: Address, _message: str) -> None:
+    async def process_message(self, _source: Connection, _message: str) -> None:
         self.pong.set()
 
     async def cycle(self, addr: Address) -> None:

@@ -16,7 +16,7 @@ import anyio
 
 from _common import command_line, run
 from _stress import need_descriptors, progress, resident, show
-from pea2pea import Address, Config, Node, Side
+from pea2pea import Config, Connection, Node
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.topology import connect_nodes, mesh
 
@@ -36,13 +36,13 @@ class Member:
         self.has_heard_all = anyio.Event()
         self.others = size - 1
 
-    def decoder(self, _addr: Address, _side: Side) -> LengthDelimitedCodec:
+    def decoder(self, _connection: Connection) -> LengthDelimitedCodec:
         return LengthDelimitedCodec()
 
-    def encoder(self, _addr: Address, _side: Side) -> LengthDelimitedCodec:
+    def encoder(self, _connection: Connection) -> LengthDelimitedCodec:
         return self.codec
 
-    async def process_message(self, _source: Address, _message: bytes) -> None:
+    async def process_message(self, _source: Connection, _message: bytes) -> None:
         self.heard += 1
         if self.heard == self.others:
             self.has_heard_all.set()

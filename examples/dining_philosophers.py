@@ -14,12 +14,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import ByteStream
 
 from _common import command_line, run
-from pea2pea import Address, Codec, Config, Connection, Node, Side
+from pea2pea import Codec, Config, Connection, Node
 from pea2pea.codecs import LinesCodec, mapped
 from pea2pea.topology import connect_nodes, ring
 
@@ -49,7 +50,7 @@ class Philosopher:
     def __init__(self, seat: int, chance: Random) -> None:
         self.seat = seat
         self.chance = chance
-        self.forks: dict[Address, Fork] = {}
+        self.forks: WeakKeyDictionary[Connection, Fork] = WeakKeyDictionary()
         self.is_hungry = False
         self.may_eat = anyio.Event()
         self.meals = 0
@@ -62,15 +63,15 @@ class Philosopher:
         """Exchange seats: the lower one begins with the fork. (If all began with their left one, they could starve.)"""
         await stream.send(bytes([self.seat]))
         neighbour = await stream.receive(1)
-        self.forks[connection.addr] = Fork(is_here=self.seat < neighbour[0])
+        self.forks[connection] = Fork(is_here=self.seat < neighbour[0])
         return stream
 
-    def decoder(self, _addr: Address, _side: Side) -> Codec[Message]:
+    def decoder(self, _connection: Connection) -> Codec[Message]:
         return mapped(LinesCodec(), decode=Message, encode=lambda message: message.value)
 
     encoder = decoder
 
-    async def process_message(self, source: Address, message: Message) -> None:
+    async def process_message(self, source: Connection, message: Message) -> None:
         fork = self.forks[source]
         if message is Message.HERE:
             fork.is_here = fork.is_clean = True
@@ -82,7 +83,7 @@ class Philosopher:
             if self.is_hungry:
                 self.outbox.send_nowait(source, Message.PLEASE)
 
-    def give(self, neighbour: Address, fork: Fork) -> None:
+    def give(self, neighbour: Connection, fork: Fork) -> None:
         fork.is_here = fork.is_clean = fork.is_asked_for = False
         self.outbox.send_nowait(neighbour, Message.HERE)
 

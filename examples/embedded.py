@@ -22,7 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI, HTTPException
 
 from _common import command_line, event_loop, run
-from pea2pea import Address, Config, Node, NodeError, Side
+from pea2pea import Address, Config, Connection, Node, NodeError
 from pea2pea.codecs import LinesCodec
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class Mailbox:
         self.node.enable_reading(self, idle_timeout=None)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec(max_length=10_000)
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec(max_length=10_000)
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         self.hand_over(message)
 
 

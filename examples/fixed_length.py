@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from _common import command_line, run
-from pea2pea import Address, Config, Connection, DisconnectOrigin, FrameError, HandshakeError, Node, Side
+from pea2pea import Config, Connection, DisconnectOrigin, FrameError, HandshakeError, Node, Side
 from pea2pea.codecs import Codec
 
 PACES = 10
@@ -97,24 +97,24 @@ class Duellist:
                 raise BadMannersError(f"was running at pace {number}")
         return stream
 
-    def decoder(self, _addr: Address, _side: Side) -> Codec[Shot]:
+    def decoder(self, _connection: Connection) -> Codec[Shot]:
         return ShotCodec()
 
     encoder = decoder
 
-    async def process_message(self, source: Address, message: Shot) -> None:
+    async def process_message(self, source: Connection, message: Shot) -> None:
         if message.hits:
             print(f"{self.node.name} is hit by shot {message.number}, and falls.")
             await self.node.disconnect(source)  # from inside of a hook this only starts the end
         else:
             await self.shoot(source, message.number + 1)
 
-    async def shoot(self, opponent: Address, number: int) -> None:
+    async def shoot(self, opponent: Connection, number: int) -> None:
         shot = Shot(number, self.chance.randint(-AIM, AIM), self.chance.randint(-AIM, AIM))
         print(f"{self.node.name} fires shot {number}: {shot.right:+} cm, {shot.up:+} cm")
         await self.outbox.send(opponent, shot)
 
-    async def on_disconnect(self, _addr: Address, origin: DisconnectOrigin) -> None:
+    async def on_disconnect(self, _connection: Connection, origin: DisconnectOrigin) -> None:
         if origin is DisconnectOrigin.READING:
             print(f"{self.node.name} is the last one standing.")
         self.is_over.set()
@@ -145,12 +145,12 @@ async def main(seed: int | None) -> None:
         for challenger in challengers:
             async with challenger.node:
                 try:
-                    await challenger.node.connect(field)
+                    connection = await challenger.node.connect(field)
                 except HandshakeError:
                     print(f"{challenger.node.name} is sent home.")
                     continue
                 print(f"{challenger.node.name} has walked {PACES} paces, and turns round.")
-                await challenger.shoot(field, 1)
+                await challenger.shoot(connection, 1)
                 await champion.is_over.wait()
                 await challenger.is_over.wait()
     refused, late = champion.node.heuristics.handshake_failures, champion.node.heuristics.handshake_timeouts

@@ -16,7 +16,7 @@ from statistics import mean
 from struct import Struct
 
 from _common import command_line, run
-from pea2pea import Address, Config, Node, QueueFullError, Side
+from pea2pea import Config, Connection, Node, QueueFullError
 from pea2pea.codecs import Codec, LengthDelimitedCodec, mapped
 from pea2pea.testing import wait_until
 from pea2pea.topology import connect_nodes, random
@@ -57,25 +57,25 @@ class Gossip:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, addr: Address, side: Side) -> Codec[Rumour]:
+    def decoder(self, connection: Connection) -> Codec[Rumour]:
         return mapped(LengthDelimitedCodec(prefix=2), decode=decode, encode=encode)
 
     encoder = decoder
 
-    async def process_message(self, source: Address, message: Rumour) -> None:
+    async def process_message(self, source: Connection, message: Rumour) -> None:
         self.received += 1
         if message.number not in self.hops:
             self.tell(message, but=source)
 
-    def tell(self, rumour: Rumour, but: Address | None = None) -> None:
+    def tell(self, rumour: Rumour, but: Connection | None = None) -> None:
         self.hops[rumour.number] = rumour.hops
         if len(self.hops) > REMEMBERED:
             del self.hops[next(iter(self.hops))]  # the oldest
-        neighbours = [addr for addr in self.node.connections if addr != but]
+        neighbours = [peer for peer in self.node.connections.values() if peer is not but]
         if rumour.hops < MAX_HOPS:
-            for addr in self.random.sample(neighbours, min(self.fanout, len(neighbours))):
+            for peer in self.random.sample(neighbours, min(self.fanout, len(neighbours))):
                 with suppress(QueueFullError):
-                    self.outbox.send_nowait(addr, Rumour(rumour.number, rumour.hops + 1, rumour.text))
+                    self.outbox.send_nowait(peer, Rumour(rumour.number, rumour.hops + 1, rumour.text))
                     self.sent += 1
 
 

@@ -7,12 +7,13 @@ themselves, Alice's greeting come back in capitals, and each of them notice that
 from __future__ import annotations
 
 import argparse
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteStream
 
-from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Side
+from pea2pea import Config, Connection, DisconnectOrigin, Node, Side
 from pea2pea.codecs import LinesCodec
 
 
@@ -21,7 +22,7 @@ class Greeter:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.names: dict[Address, str] = {}
+        self.names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
         self.answered = anyio.Event()
         self.left = anyio.Event()
         self.node = Node(Config(name=name))
@@ -42,25 +43,25 @@ class Greeter:
             await stream.send(b"welcome\n")
         else:
             await buffered.receive_until(b"\n", max_bytes=32)
-        self.names[connection.addr] = name.decode()
+        self.names[connection] = name.decode()
         print(f"{self.name}: {connection.side.value} of a connection with {name.decode()}")
         return buffered
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         print(f"{self.name}: {self.names[source]} says {message!r}")
         if message.isupper():
             self.answered.set()
         else:
             await self.outbox.send(source, message.upper())
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        print(f"{self.name}: {self.names[addr]} is gone ({origin.name})")
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        print(f"{self.name}: {self.names[connection]} is gone ({origin.name})")
         self.left.set()
 
 
@@ -68,7 +69,7 @@ async def main() -> None:
     alice, bob = Greeter("Alice"), Greeter("Bob")
     async with alice.node, bob.node:
         connection = await alice.node.connect(await bob.node.start_listening())
-        await alice.outbox.send(connection, f"hello, {alice.names[connection.addr]}")
+        await alice.outbox.send(connection, f"hello, {alice.names[connection]}")
         await alice.answered.wait()
         await alice.node.disconnect(connection)
         await bob.left.wait()

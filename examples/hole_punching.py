@@ -19,7 +19,7 @@ from ipaddress import ip_address
 import anyio
 
 from _common import command_line, run
-from pea2pea import Address, Config, Node, NotConnectedError, Side, TCPTransport
+from pea2pea import Address, Config, Connection, Node, NotConnectedError, Side, TCPTransport
 from pea2pea.codecs import LinesCodec
 
 PATIENCE = 30.0  # seconds for getting through
@@ -69,10 +69,10 @@ async def punch(local: Address, remote: Address) -> socket.socket:
 class Lines:
     """What the server and the peers say is lines of text."""
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec(max_length=200)
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec(max_length=200)
 
 
@@ -83,16 +83,16 @@ class Rendezvous(Lines):
         self.node = Node(Config(name="rendezvous", listener_addr=addr))
         self.node.enable_reading(self, idle_timeout=None)
         self.outbox = self.node.enable_writing(self)
-        self.waiting: dict[Address, str] = {}
+        self.waiting: dict[Connection, str] = {}
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         for other, name in list(self.waiting.items()):
             del self.waiting[other]
             try:
-                self.outbox.send_nowait(other, f"{source[0]} {source[1]}")
+                self.outbox.send_nowait(other, "{} {}".format(*source.addr))
             except NotConnectedError:  # it has waited in vain for too long
                 continue
-            await self.outbox.send(source, f"{other[0]} {other[1]}")
+            await self.outbox.send(source, "{} {}".format(*other.addr))
             print(f"rendezvous: {message}, meet {name}", flush=True)
             return
         self.waiting[source] = message
@@ -123,14 +123,14 @@ class Peer(Lines):
         await self.outbox.send(connection, f"{self.node.name} is here")
         await self.greeted.wait()
 
-    async def process_message(self, source: Address, message: str) -> None:
-        if source == self.rendezvous.addr:
+    async def process_message(self, source: Connection, message: str) -> None:
+        if source is self.rendezvous:
             host, port = message.split()
             self.other = host, int(port)
             self.introduced.set()
         else:
             print(
-                f"{self.node.name}: {message!r}, says {source[0]}:{source[1]} directly\n", end="", flush=True
+                f"{self.node.name}: {message!r}, says {source} directly\n", end="", flush=True
             )  # one write: two processes share the screen
             self.greeted.set()
 

@@ -19,7 +19,7 @@ from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
-from pea2pea import Address, Codec, Config, Connection, Node, Side
+from pea2pea import Codec, Config, Connection, Node
 from pea2pea.codecs import LinesCodec, mapped
 from pea2pea.topology import connect_nodes, mesh
 
@@ -61,12 +61,12 @@ class Player:
         self.others.append(name)
         return stream
 
-    def decoder(self, _addr: Address, _side: Side) -> Codec[Throw]:
+    def decoder(self, _connection: Connection) -> Codec[Throw]:
         return mapped(LinesCodec(), decode=parse, encode=lambda throw: f"{throw.number} {throw.target}")
 
     encoder = decoder
 
-    async def process_message(self, _source: Address, message: Throw) -> None:
+    async def process_message(self, _source: Connection, message: Throw) -> None:
         self.watch(message)
         if message.target == self.node.name:
             self.catches += 1

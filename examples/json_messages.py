@@ -17,7 +17,7 @@ import anyio
 from typing_extensions import assert_never
 
 from _common import command_line, run
-from pea2pea import Address, Config, DisconnectOrigin, FrameError, Node, Side
+from pea2pea import Config, Connection, DisconnectOrigin, FrameError, Node
 from pea2pea.codecs import Codec, LinesCodec, mapped
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Auctioneer:
 
     def __init__(self, bidders: int) -> None:
         self.awaited = bidders
-        self.bidders: dict[Address, str] = {}
+        self.bidders: dict[Connection, str] = {}
         self.best = Price(10, "nobody")
         self.refused = anyio.Event()
         self.node = Node(Config(name="auctioneer"))
@@ -100,13 +100,13 @@ class Auctioneer:
         self.outbox = self.node.enable_writing(self)  # Outbox[Price | Sold]: to send a Bid is a type error
         self.node.enable_on_disconnect(self)
 
-    def decoder(self, addr: Address, side: Side) -> Codec[FromBidder]:
+    def decoder(self, connection: Connection) -> Codec[FromBidder]:
         return json_codec(Join, Bid, Pass)
 
-    def encoder(self, addr: Address, side: Side) -> Codec[FromAuctioneer]:
+    def encoder(self, connection: Connection) -> Codec[FromAuctioneer]:
         return json_codec(Price, Sold)
 
-    async def process_message(self, source: Address, message: FromBidder) -> None:
+    async def process_message(self, source: Connection, message: FromBidder) -> None:
         match message:
             case Join(name):
                 self.bidders[source] = name
@@ -124,9 +124,8 @@ class Auctioneer:
             case _:
                 assert_never(message)  # a kind that was forgotten above is an error of mypy's here
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        cause = self.node.connections[addr].cause
-        if isinstance(cause, FrameError):
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        if isinstance(cause := connection.cause, FrameError):
             print(f"the auctioneer hangs up: {cause}")
             self.refused.set()
 
@@ -143,13 +142,13 @@ class Bidder:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)  # Outbox[Join | Bid | Pass]
 
-    def decoder(self, addr: Address, side: Side) -> Codec[FromAuctioneer]:
+    def decoder(self, connection: Connection) -> Codec[FromAuctioneer]:
         return json_codec(Price, Sold)
 
-    def encoder(self, addr: Address, side: Side) -> Codec[FromBidder]:
+    def encoder(self, connection: Connection) -> Codec[FromBidder]:
         return json_codec(Join, Bid, Pass)
 
-    async def process_message(self, source: Address, message: FromAuctioneer) -> None:
+    async def process_message(self, source: Connection, message: FromAuctioneer) -> None:
         match message:
             case Price(amount, bidder):
                 if bidder == self.name or self.passed:
@@ -173,7 +172,7 @@ class Liar:
         self.node = Node(Config(name="liar", listener_addr=None))
         self.outbox = self.node.enable_writing(self)
 
-    def encoder(self, addr: Address, side: Side) -> Codec[FromAuctioneer]:
+    def encoder(self, connection: Connection) -> Codec[FromAuctioneer]:
         return json_codec(Price, Sold)
 
 

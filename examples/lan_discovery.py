@@ -83,9 +83,8 @@ class Neighbour:
         print(f"{self.name} has found {name}", flush=True)
         return buffered
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        left = self.node.connections[addr]
-        self.peers = {name: connection for name, connection in self.peers.items() if connection is not left}
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        self.peers = {name: other for name, other in self.peers.items() if other is not connection}
 
 
 async def demonstrate(broadcast: str, port: int, listen: str) -> None:

@@ -9,13 +9,14 @@ by himself no longer listens. Run `python examples/last_words.py` (also with `--
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
-from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, NotConnectedError, Side
+from pea2pea import Config, Connection, DisconnectOrigin, Node, NotConnectedError
 from pea2pea.codecs import LinesCodec
 from pea2pea.topology import connect_nodes, star
 
@@ -29,7 +30,7 @@ class Noble:
     def __init__(self, name: str, last_words: str) -> None:
         self.last_words = last_words
         self.peers: dict[str, Connection] = {}
-        self.names: dict[Address, str] = {}
+        self.names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
         self.was_left = anyio.Event()
         self.node = Node(Config(name=name))
         self.node.enable_handshake(self)
@@ -41,26 +42,26 @@ class Noble:
         """Exchange names. Nothing is read beyond them, so that the bare stream can be returned."""
         await stream.send(self.node.name.ljust(NAME_LENGTH).encode())
         name = (await BufferedByteStream(stream).receive_exactly(NAME_LENGTH)).decode().strip()
-        self.names[connection.addr] = name
+        self.names[connection] = name
         self.peers[name] = connection
         return stream
 
-    def decoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def decoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def encoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         print(f"{self.node.name} hears {self.names[source]}: {message}")
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         """The peer is still among the connections, and last words, if any can be sent, still go out to it."""
-        name = self.names[addr]
+        name = self.names[connection]
         print(f"{self.node.name} and {name} part: {origin.name}")
         if origin in OURS:
             try:
-                await self.outbox.send(addr, self.last_words)
+                await self.outbox.send(connection, self.last_words)
             except NotConnectedError:
                 print(f"{self.node.name} has no word for {name}")
         self.was_left.set()

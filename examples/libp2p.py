@@ -354,6 +354,10 @@ class _Attribute(anyio.TypedAttributeSet):
     session: Session = anyio.typed_attribute()
 
 
+def session_of(connection: Connection) -> Session:
+    return connection.extra(_Attribute.session)
+
+
 class Host:
     """A node that speaks libp2p; `handlers` are the protocols that peers may open streams for."""
 
@@ -384,7 +388,7 @@ class Host:
             raise RuntimeError(f"{addr} is being dialled already")
         self._expected[addr] = expected
         try:
-            return (await self.node.connect(addr)).extra(_Attribute.session)
+            return session_of(await self.node.connect(addr))
         finally:
             del self._expected[addr]
 
@@ -409,29 +413,26 @@ class Host:
         await negotiate(secured := BufferedByteStream(noise), YAMUX)
         return secured
 
-    def decoder(self, _addr: Address, _side: Side) -> YamuxCodec:
+    def decoder(self, _connection: Connection) -> YamuxCodec:
         return YamuxCodec()
 
     encoder = decoder
 
-    def session(self, addr: Address) -> Session:
-        return self.node.connections[addr].extra(_Attribute.session)
-
-    async def process_message(self, source: Address, message: Frame) -> None:
-        session = self.session(source)
+    async def process_message(self, source: Connection, message: Frame) -> None:
+        session = session_of(source)
         try:
             session.handle(message)
         except ProtocolError:
             session.control(Frame(GO_AWAY, 0, 0, 1))
             await self.node.disconnect(session.connection)
 
-    async def on_connect(self, addr: Address) -> None:
+    async def on_connect(self, connection: Connection) -> None:
         while True:
-            self.session(addr).control(Frame(PING, SYN, 0))  # the answer keeps the connection from being idle
+            session_of(connection).control(Frame(PING, SYN, 0))  # the answer keeps the connection from being idle
             await anyio.sleep(KEEPALIVE)
 
-    async def on_disconnect(self, addr: Address, _origin: object) -> None:
-        session = self.session(addr)
+    async def on_disconnect(self, connection: Connection, _origin: object) -> None:
+        session = session_of(connection)
         session.control(Frame(GO_AWAY, 0, 0, 0))
         session.going_away = True
         for stream in list(session.streams.values()):

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from noise.connection import Keypair, NoiseConnection
 from noise.exceptions import NoiseInvalidMessage
 
-from pea2pea import Address, Config, Connection, DisconnectOrigin, FrameError, HandshakeError, Node, Side
+from pea2pea import Config, Connection, DisconnectOrigin, FrameError, HandshakeError, Node, Side
 from pea2pea.codecs import LinesCodec
 
 if TYPE_CHECKING:
@@ -215,18 +215,18 @@ class Friend:
         """Remember the other one's key, as it was learned on some other way: a file, a name server, a QR code."""
         self.known[other.public_key] = other.node.name
 
-    def decoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def decoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def encoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
-        key = self.node.connections[source].extra(NoiseAttribute.remote_static_key)
+    async def process_message(self, source: Connection, message: str) -> None:
+        key = source.extra(NoiseAttribute.remote_static_key)
         print(f"{self.node.name} hears {self.known[key]} ({key.hex()[:16]}) say: {message}")
         self.heard.set()
 
-    async def on_disconnect(self, _addr: Address, _origin: DisconnectOrigin) -> None:
+    async def on_disconnect(self, _connection: Connection, _origin: DisconnectOrigin) -> None:
         self.left.set()
 
 

@@ -18,7 +18,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
-from pea2pea import Address, AlreadyConnectedError, Config, Connection, DisconnectOrigin, HandshakeError, Node
+from pea2pea import AlreadyConnectedError, Config, Connection, DisconnectOrigin, HandshakeError, Node
 from pea2pea.testing import wait_until
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Member:
         for peer_id in [peer_id for peer_id, other in self.peers.items() if other is connection]:
             del self.peers[peer_id]
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        self.forget(self.node.connections[addr])
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        self.forget(connection)
 
 
 async def dial(member: Member, other: Member) -> bool:

@@ -29,7 +29,6 @@ from pea2pea import (
     Node,
     NotConnectedError,
     QueueFullError,
-    Side,
     TCPTransport,
 )
 from pea2pea.codecs import LinesCodec
@@ -91,14 +90,14 @@ class Server:
         await stream.send(WELCOME)
         return stream
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec(max_length=1024)
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
-        host, _ = source
+    async def process_message(self, source: Connection, message: str) -> None:
+        host, _ = source.addr
         if self.is_banned(host):
             return  # what had arrived before it was thrown out
         bucket = self.buckets.setdefault(host, Bucket())
@@ -122,7 +121,7 @@ class Server:
             if connection.addr[0] == host:
                 await self.node.disconnect(connection, abort=True)
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         self.buckets = {host: bucket for host, bucket in self.buckets.items() if bucket.fill() < BURST}
 
 
@@ -160,13 +159,13 @@ class Client:
         await stream.receive(len(WELCOME))
         return stream
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         self.replies[message] += 1
         self.replied.set()
         self.replied = anyio.Event()

@@ -86,8 +86,7 @@ class Keeper:
                     await self._node.disconnect(connection, abort=True)
                 return
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        connection = self._node.connections[addr]
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         if connection.dialled in self.peers and origin not in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN):
             print(f"{self.peers[connection.dialled]} is lost")
             if monotonic() - connection.stats.created > self._longest:

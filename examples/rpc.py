@@ -18,13 +18,12 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from _common import command_line, run
-from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Side
+from pea2pea import Config, Connection, DisconnectOrigin, Node
 from pea2pea.codecs import Codec, LinesCodec, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pea2pea import Peer
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -79,12 +78,12 @@ class Rpc:
         self._at_once = at_once
         self._running: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
         self._numbers = count()
-        self._waiting: dict[int, tuple[Address, anyio.Future[Answer | None]]] = {}
+        self._waiting: dict[int, tuple[Connection, anyio.Future[Answer | None]]] = {}
         node.enable_reading(self, idle_timeout=None)
         self._outbox = node.enable_writing(self)
         node.enable_on_disconnect(self)
 
-    async def call(self, peer: Peer, method: str, argument: JSON = None, *, timeout: float = 5.0) -> JSON:
+    async def call(self, peer: Connection, method: str, argument: JSON = None, *, timeout: float = 5.0) -> JSON:
         """What `method` of the peer returns.
 
         Raises `CallError` if it raised that, `PeerLeftError`, `TimeoutError`, or `NotConnectedError`. Cancelling it
@@ -92,7 +91,7 @@ class Rpc:
         """
         number = next(self._numbers)
         answered = anyio.Future[Answer | None]()
-        self._waiting[number] = (peer if isinstance(peer, tuple) else peer.addr, answered)
+        self._waiting[number] = peer, answered
         try:
             with anyio.fail_after(timeout):
                 await self._outbox.send(peer, Call(number, method, argument))
@@ -106,21 +105,20 @@ class Rpc:
             raise CallError(answer.error)
         return answer.result
 
-    def decoder(self, addr: Address, side: Side) -> Codec[Call | Answer]:
+    def decoder(self, connection: Connection) -> Codec[Call | Answer]:
         return mapped(LinesCodec(), decode=decode, encode=encode)
 
     encoder = decoder
 
-    async def process_message(self, source: Address, message: Call | Answer) -> None:
-        connection = self._node.connections[source]
+    async def process_message(self, source: Connection, message: Call | Answer) -> None:
         if isinstance(message, Call):
-            running = self._running.get(connection, 0)
+            running = self._running.get(source, 0)
             if running < self._at_once:
-                self._running[connection] = running + 1
-                connection.start_soon(self._answer, connection, message)
+                self._running[source] = running + 1
+                source.start_soon(self._answer, source, message)
             else:
-                await self._outbox.send(connection, Answer(message.number, None, "too many calls at once"))
-        elif message.number in self._waiting and self._waiting[message.number][0] == source:
+                await self._outbox.send(source, Answer(message.number, None, "too many calls at once"))
+        elif message.number in self._waiting and self._waiting[message.number][0] is source:
             self._waiting.pop(message.number)[1].return_value = message
         # any other answer came too late, or from somebody who was not asked
 
@@ -138,9 +136,9 @@ class Rpc:
             self._running[connection] -= 1
         await self._outbox.send(connection, answer)
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         for asked, answered in self._waiting.values():
-            if asked == addr:
+            if asked is connection:
                 answered.return_value = None
 
 

@@ -15,7 +15,7 @@ from string import ascii_lowercase
 import anyio
 
 from _common import command_line, run
-from pea2pea import Address, Config, Node, Side
+from pea2pea import Config, Connection, Node
 from pea2pea.codecs import LinesCodec
 from pea2pea.topology import connect_nodes, line
 
@@ -33,19 +33,17 @@ class Player:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def decoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, _addr: Address, _side: Side) -> LinesCodec:
+    def encoder(self, _connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         self.understood = self.mishear(message)
         print(f"{self.node.name:>9} understands: {self.understood}")
-        others = [peer for peer in self.node.connections if peer != source]
-        for peer in others:
-            self.outbox.send_nowait(peer, self.understood)
-        if not others:
+        self.outbox.broadcast(self.understood, exclude=[source])
+        if len(self.node.connections) == 1:  # nobody is left to tell
             self.is_over.set()
 
     def mishear(self, sentence: str) -> str:

@@ -19,7 +19,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from cryptography import x509
 
 from _common import command_line, run
-from pea2pea import Address, Config, Connection, HandshakeError, Node, Side
+from pea2pea import Config, Connection, HandshakeError, Node, Side
 from pea2pea.codecs import LinesCodec
 
 if TYPE_CHECKING:
@@ -83,16 +83,15 @@ class Peer:
             print(f"  {self.node.name} refuses the other one: {why}")
             raise
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
-        connection = self.node.connections[source]
-        version = connection.extra(TLSAttribute.tls_version)
-        print(f"{self.node.name} hears {name_of(connection)} say {message!r} over {version}")
+    async def process_message(self, source: Connection, message: str) -> None:
+        version = source.extra(TLSAttribute.tls_version)
+        print(f"{self.node.name} hears {name_of(source)} say {message!r} over {version}")
         self.heard.set()
 
 

@@ -35,9 +35,10 @@ from examples.libp2p import (
     peer_id,
     protobuf,
     receive_prefixed,
+    session_of,
     uvarint,
 )
-from pea2pea import Address, FrameError, HandshakeError, NotConnectedError, Side
+from pea2pea import Connection, FrameError, HandshakeError, NotConnectedError, Side
 from pea2pea.testing import check_codec, wait_until
 from tests.helpers import memory_pair
 
@@ -86,7 +87,7 @@ async def held(server: Server, session: Session) -> tuple[BufferedByteStream, Bu
 
 
 def server_session(server: Server) -> Session:
-    return server.session(next(iter(server.node.connections)))
+    return session_of(next(iter(server.node.connections.values())))
 
 
 # ---- bytes
@@ -255,7 +256,7 @@ async def test_frames_of_streams_unknown_are_passed_over() -> None:
 class Deaf(Host):
     """Reads no more than the first frame."""
 
-    async def process_message(self, source: Address, message: Frame) -> None:
+    async def process_message(self, source: Connection, message: Frame) -> None:
         await anyio.sleep_forever()
 
 

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from examples.noise import MAX_PLAINTEXT, NoiseAttribute, NoiseHandshake, NoiseStream, TamperedError, noise_xx
-from pea2pea import Address, Config, DisconnectOrigin, HandshakeError, Node, Outbox, Side, TCPTransport
+from pea2pea import Address, Config, Connection, DisconnectOrigin, HandshakeError, Node, Outbox, Side, TCPTransport
 from pea2pea.codecs import LinesCodec
 from pea2pea.testing import wait_until
 from tests.helpers import memory_pair
@@ -294,18 +294,18 @@ class Talker:
     def public_key(self) -> bytes:
         return self.key.public_key().public_bytes_raw()
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None:
+    async def process_message(self, source: Connection, message: str) -> None:
         self.heard.append(message)
-        self.from_whom.add(self.node.connections[source].extra(NoiseAttribute.remote_static_key))
+        self.from_whom.add(source.extra(NoiseAttribute.remote_static_key))
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None:
-        self.causes.append(self.node.connections[addr].cause)
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        self.causes.append(connection.cause)
 
 
 class Mischief(TCPTransport):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from examples.libp2p import Host, ProtocolError, Session
+from examples.libp2p import Host, ProtocolError, Session, session_of
 from pea2pea import HandshakeError
 from pea2pea.testing import wait_until
 
@@ -73,7 +73,7 @@ async def connected(libp2p: Peer, address: str, dialler: str) -> AsyncIterator[t
         else:
             await libp2p.call("dial", ours)
             await wait_until(lambda: bool(host.node.connections), 10)
-            session = host.session(next(iter(host.node.connections)))
+            session = session_of(next(iter(host.node.connections.values())))
         assert address.endswith(session.peer_id)
         yield host, session
 

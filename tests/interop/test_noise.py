@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from examples.noise import NoiseAttribute, NoiseHandshake
-from pea2pea import Address, Node, Side
+from pea2pea import Connection, Node, Side
 from pea2pea.codecs import BytesCodec
 from pea2pea.testing import wait_until
 
@@ -32,13 +32,13 @@ class Collector:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, addr: Address, side: Side) -> BytesCodec:
+    def decoder(self, connection: Connection) -> BytesCodec:
         return BytesCodec()
 
-    def encoder(self, addr: Address, side: Side) -> BytesCodec:
+    def encoder(self, connection: Connection) -> BytesCodec:
         return BytesCodec()
 
-    async def process_message(self, source: Address, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: bytes) -> None:
         self.received += message
         if len(self.received) >= SIZE:
             self.complete.set()
