@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar
 
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteStream
@@ -56,6 +56,7 @@ from pea2pea.testing import Strategy, check_codec, wait_until
 from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
 M = TypeVar("M")
+P = ParamSpec("P")
 
 
 def use(*values: object) -> None:
@@ -147,28 +148,28 @@ class Structural:
         assert_type(link.side, Side)
         return raw
 
-    def decoder(self, peer: Address, mine: Side) -> PingCodec:
+    def decoder(self, peer: Connection) -> PingCodec:
         return PingCodec()
 
-    def encoder(self, peer: Address, mine: Side) -> PingCodec:
+    def encoder(self, peer: Connection) -> PingCodec:
         return PingCodec()
 
-    async def process_message(self, peer: Address, ping: Ping) -> None:
+    async def process_message(self, peer: Connection, ping: Ping) -> None:
         assert_type(ping.number, int)
 
-    async def on_connect(self, peer: Address) -> None: ...
+    async def on_connect(self, peer: Connection) -> None: ...
 
-    async def on_disconnect(self, peer: Address, why: DisconnectOrigin) -> None: ...
+    async def on_disconnect(self, peer: Connection, why: DisconnectOrigin) -> None: ...
 
 
-def structural_implementations_are_protocols(user: Structural) -> None:
+def structural_implementations_are_protocols(user: Structural, connection: Connection) -> None:
     handshake: Handshake = user
     reading: Reading[Ping] = user
     writing: Writing[Ping] = user
     on_connect: OnConnect = user
     on_disconnect: OnDisconnect = user
     use(handshake, reading, writing, on_connect, on_disconnect)
-    assert_type(user.decoder(("host", 1), Side.INITIATOR), PingCodec)
+    assert_type(user.decoder(connection), PingCodec)
 
 
 def an_outbox_is_inferred_from_the_encoder(node: Node, user: Structural) -> None:
@@ -189,15 +190,15 @@ def everything_is_enabled_with_its_options(node: Node, user: Structural) -> None
 
 
 class NominalReading(Reading[bytes]):
-    def decoder(self, addr: Address, side: Side, /) -> Decoder[bytes]:
+    def decoder(self, connection: Connection, /) -> Decoder[bytes]:
         return LengthDelimitedCodec()
 
-    async def process_message(self, source: Address, message: bytes, /) -> None:
+    async def process_message(self, source: Connection, message: bytes, /) -> None:
         assert_type(message, bytes)
 
 
 class NominalWriting(Writing[str]):
-    def encoder(self, addr: Address, side: Side, /) -> Encoder[str]:
+    def encoder(self, connection: Connection, /) -> Encoder[str]:
         return LinesCodec()
 
 
@@ -207,21 +208,21 @@ class NominalHandshake(Handshake):
 
 
 class NominalHooks(OnConnect, OnDisconnect):
-    async def on_connect(self, addr: Address, /) -> None: ...
+    async def on_connect(self, connection: Connection, /) -> None: ...
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin, /) -> None: ...
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin, /) -> None: ...
 
 
 class BothWays(Reading[str], Writing[str]):
     """Subclassing works, too."""
 
-    def decoder(self, addr: Address, side: Side, /) -> LinesCodec:
+    def decoder(self, connection: Connection, /) -> LinesCodec:
         return LinesCodec()
 
-    def encoder(self, addr: Address, side: Side, /) -> LinesCodec:
+    def encoder(self, connection: Connection, /) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str, /) -> None:
+    async def process_message(self, source: Connection, message: str, /) -> None:
         assert_type(message, str)
 
 
@@ -238,10 +239,10 @@ def nominal_implementations_are_enabled(node: Node) -> None:
 
 
 class Union:
-    def decoder(self, addr: Address, side: Side) -> Decoder[Ping | Pong]:
+    def decoder(self, connection: Connection) -> Decoder[Ping | Pong]:
         return GenericCodec[Ping | Pong](Ping(1))
 
-    async def process_message(self, source: Address, message: Ping | Pong) -> None:
+    async def process_message(self, source: Connection, message: Ping | Pong) -> None:
         assert_type(message, Ping | Pong)
         if isinstance(message, Ping):
             assert_type(message, Ping)
@@ -254,13 +255,13 @@ def a_union_of_messages_is_read(node: Node) -> None:
 
 
 class Dictionaries:
-    def decoder(self, addr: Address, side: Side) -> Codec[Score]:
+    def decoder(self, connection: Connection) -> Codec[Score]:
         return scores()
 
-    def encoder(self, addr: Address, side: Side) -> Codec[Score]:
+    def encoder(self, connection: Connection) -> Codec[Score]:
         return scores()
 
-    async def process_message(self, source: Address, message: Score) -> None:
+    async def process_message(self, source: Connection, message: Score) -> None:
         assert_type(message["points"], int)
 
 
@@ -280,7 +281,7 @@ def typed_dictionaries_are_messages(node: Node, addr: Address) -> None:
 
 
 class BytesOrText:
-    def encoder(self, addr: Address, side: Side) -> Encoder[bytes | str]:
+    def encoder(self, connection: Connection) -> Encoder[bytes | str]:
         return TakesMore()
 
 
@@ -292,13 +293,13 @@ def bytes_or_text_are_messages(node: Node, addr: Address) -> None:
 
 
 class Nothing:
-    def decoder(self, addr: Address, side: Side) -> GenericCodec[None]:
+    def decoder(self, connection: Connection) -> GenericCodec[None]:
         return GenericCodec(None)
 
-    def encoder(self, addr: Address, side: Side) -> GenericCodec[None]:
+    def encoder(self, connection: Connection) -> GenericCodec[None]:
         return GenericCodec(None)
 
-    async def process_message(self, source: Address, message: None) -> None: ...
+    async def process_message(self, source: Connection, message: None) -> None: ...
 
 
 def none_is_a_message(node: Node, addr: Address) -> None:
@@ -309,13 +310,13 @@ def none_is_a_message(node: Node, addr: Address) -> None:
 
 
 class DifferentTypes:
-    def decoder(self, addr: Address, side: Side) -> InAndOut:
+    def decoder(self, connection: Connection) -> InAndOut:
         return InAndOut()
 
-    def encoder(self, addr: Address, side: Side) -> InAndOut:
+    def encoder(self, connection: Connection) -> InAndOut:
         return InAndOut()
 
-    async def process_message(self, source: Address, message: Pong) -> None:
+    async def process_message(self, source: Connection, message: Pong) -> None:
         assert_type(message, Pong)
 
 
@@ -331,13 +332,13 @@ class GenericUser(Generic[M]):
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, addr: Address, side: Side) -> Codec[M]:
+    def decoder(self, connection: Connection) -> Codec[M]:
         return self.codec
 
-    def encoder(self, addr: Address, side: Side) -> Codec[M]:
+    def encoder(self, connection: Connection) -> Codec[M]:
         return self.codec
 
-    async def process_message(self, source: Address, message: M) -> None:
+    async def process_message(self, source: Connection, message: M) -> None:
         await self.outbox.send(source, message)
 
 
@@ -349,10 +350,10 @@ def a_user_may_be_generic() -> None:
 class WiderHandler:
     """A handler may take more than its decoder makes."""
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str | bytes) -> None: ...
+    async def process_message(self, source: Connection, message: str | bytes) -> None: ...
 
 
 def a_handler_may_take_more_than_its_decoder_makes(node: Node) -> None:
@@ -360,7 +361,7 @@ def a_handler_may_take_more_than_its_decoder_makes(node: Node) -> None:
 
 
 class DefaultedParameters:
-    async def on_connect(self, addr: Address, note: str = "") -> None: ...
+    async def on_connect(self, connection: Connection, note: str = "") -> None: ...
 
     async def on_disconnect(self, *args: object) -> None: ...
 
@@ -370,15 +371,48 @@ def hooks_may_have_parameters_of_their_own(node: Node) -> None:
     node.enable_on_disconnect(DefaultedParameters())
 
 
+def traced(hook: Callable[P, Awaitable[M]]) -> Callable[P, Coroutine[Any, Any, M]]:
+    """A decorator, typed as most are."""
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> M:
+        return await hook(*args, **kwargs)
+
+    return call
+
+
+class Decorated:
+    @traced
+    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> TLSStream:
+        raise OSError
+
+    def decoder(self, connection: Connection) -> PingCodec:
+        return PingCodec()
+
+    @traced
+    async def process_message(self, source: Connection, message: Ping) -> None: ...
+
+    @traced
+    async def on_connect(self, connection: Connection) -> None: ...
+
+    @traced
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None: ...
+
+
+def hooks_may_have_a_decorator_that_makes_coroutines(node: Node) -> None:
+    node.enable_handshake(Decorated())
+    node.enable_reading(Decorated())
+    node.enable_on_connect(Decorated())
+    node.enable_on_disconnect(Decorated())
+
+
 async def the_protocols_are_called_by_hand(user: All, connection: Connection, stream: ByteStream) -> None:
     """As somebody does who wraps one."""
-    addr, side = connection.addr, connection.side
     assert_type(await user.handshake.perform_handshake(connection, stream), ByteStream)
-    assert_type(user.reading.decoder(addr, side), Decoder[Ping])
-    assert_type(await user.reading.process_message(addr, Ping(1)), None)
-    assert_type(user.writing.encoder(addr, side), Encoder[Ping])
-    assert_type(await user.on_connect.on_connect(addr), None)
-    assert_type(await user.on_disconnect.on_disconnect(addr, DisconnectOrigin.USER), None)
+    assert_type(user.reading.decoder(connection), Decoder[Ping])
+    assert_type(await user.reading.process_message(connection, Ping(1)), None)
+    assert_type(user.writing.encoder(connection), Encoder[Ping])
+    assert_type(await user.on_connect.on_connect(connection), None)
+    assert_type(await user.on_disconnect.on_disconnect(connection, DisconnectOrigin.USER), None)
 
 
 @dataclass
@@ -419,12 +453,16 @@ async def every_way_to_send(outbox: Outbox[Ping], addr: Address, connection: Con
     assert_type(outbox.send_nowait(addr, Ping(1)), None)
     assert_type(await outbox.send(connection, Ping(1)), None)
     assert_type(await outbox.deliver(addr, Ping(1)), None)
-    assert_type(outbox.broadcast(Ping(1)), dict[tuple[str, int], Exception])
+    assert_type(outbox.broadcast(Ping(1)), dict[Connection, Exception])
+    assert_type(outbox.broadcast(Ping(1), exclude=[addr, connection]), dict[Connection, Exception])
+    outbox.broadcast(Ping(1), exclude={connection})
+    assert_type(await outbox.drain(addr), None)
+    await outbox.drain(connection, below=1000)
     assert_type(outbox.pending(connection), int)
 
 
 def an_outbox_of_more_is_an_outbox_of_less(outbox: Outbox[Ping | Pong], addr: Address) -> Outbox[Ping]:
-    assert_type(outbox.broadcast(Ping(1)), dict[Address, Exception])
+    assert_type(outbox.broadcast(Ping(1)), dict[Connection, Exception])
     assert_type(outbox.pending(addr), int)
     return outbox
 
@@ -548,6 +586,8 @@ async def a_node_in_its_block(node: Node, addr: Address) -> None:
         assert_type(await node.start_listening(), tuple[str, int])
         assert_type(await node.stop_listening(), None)
         assert_type(await node.connect(addr), Connection)
+        assert_type(await node.connect(addr, timeout=1, local_addr=("127.0.0.1", 0)), Connection)
+        await node.connect(addr, timeout=None, local_addr=None)
         assert_type(await node.disconnect(addr), bool)
         assert_type(await node.disconnect(await node.connect(addr), abort=True), bool)
         assert_type(await node.shut_down(), None)
@@ -607,9 +647,13 @@ def what_is_counted(stats: Stats, heuristics: Heuristics) -> None:
     assert_type(heuristics.accept_errors + heuristics.handshake_failures + heuristics.handshake_timeouts, int)
     assert_type(heuristics.idle_timeouts + heuristics.write_timeouts + heuristics.decode_errors, int)
     assert_type(heuristics.dropped_messages + heuristics.hook_errors, int)
+    assert_type(heuristics.unsent_messages + heuristics.unprocessed_bytes, int)
 
 
-def what_a_connection_shows(connection: Connection) -> None:
+async def what_a_connection_shows(connection: Connection) -> None:
+    assert_type(connection.origin, DisconnectOrigin | None)
+    assert_type(await connection.wait_closed(), None)
+    assert_type(str(connection), str)
     assert_type(connection.dialled, tuple[str, int] | None)
     assert_type(connection.cause, Exception | None)
     assert_type(connection.stats, Stats)

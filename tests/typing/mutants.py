@@ -23,7 +23,13 @@ EPILOGUE = "\nfrom typing import Any as Unchecked\nclass Wrong:\n    def __init_
 EXPORTED = set(re.findall(r'"(\w+)"', (PACKAGE / "__init__.py").read_text().partition("__all__")[2].partition("]")[0]))
 WHOLE = {"codecs", "errors", "topology", "waiting"}  # modules to import from: all their names are public
 UNCALLED = {"Connection", "ConnectionLimitError", "Outbox"}  # users have them made
-INHERITED = {"__init__", "__repr__", "__reduce__", "__post_init__"}  # an object without its own has another one
+INHERITED = {
+    "__init__",
+    "__repr__",
+    "__str__",
+    "__reduce__",
+    "__post_init__",
+}  # an object without its own has another one
 
 N = TypeVar("N", bound=ast.AST)
 Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
@@ -50,11 +56,11 @@ def lacking(field: str, place: int) -> Callable[[ast.AST], None]:
 
 
 def of_type(label: str, type_: ast.expr | None) -> Iterator[Mutant]:
-    """A type, and each of its arguments and alternatives: another one, `Any`, and none."""
+    """A type, and each of its arguments and alternatives: another one, `Any`, and none. `Any` fits every other one."""
     if isinstance(type_, ast.List):
         for element in type_.elts:
             yield from of_type(label, element)
-    if type_ is None or isinstance(type_, ast.List) or ast.unparse(type_) in ("...", "Unpack[Ts]"):
+    if type_ is None or isinstance(type_, ast.List) or ast.unparse(type_) in ("...", "Any", "Unpack[Ts]"):
         return
     label = f"{label} {ast.unparse(type_)}"
     yield Mutant(f"{label} -> Wrong", type_, "Wrong")

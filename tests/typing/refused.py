@@ -50,10 +50,10 @@ class Ping:
 class Disagreeing:
     """The decoder makes text, the handler takes bytes."""
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: bytes) -> None: ...
+    async def process_message(self, source: Connection, message: bytes) -> None: ...
 
 
 Node().enable_reading(Disagreeing())  # type: ignore[misc]  # says: Made_by_decoder_and_taken_by_process_message | process_message
@@ -62,24 +62,24 @@ Node().enable_reading(Disagreeing())  # type: ignore[misc]  # says: Made_by_deco
 class DisagreeingByName(Reading[str]):
     """So that the message is at the method."""
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: bytes) -> None: ...  # type: ignore[override]  # says: "process_message", Reading, "str" | "process_message"
+    async def process_message(self, source: Connection, message: bytes) -> None: ...  # type: ignore[override]  # says: "process_message", Reading, "str" | "process_message"
 
 
 class SyncHandler:
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    def process_message(self, source: Address, message: str) -> None: ...
+    def process_message(self, source: Connection, message: str) -> None: ...
 
 
 Node().enable_reading(SyncHandler())  # type: ignore[arg-type]  # says: process_message
 
 
 class NoHandler:
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
 
@@ -87,17 +87,17 @@ Node().enable_reading(NoHandler())  # type: ignore[arg-type]  # says: process_me
 
 
 class NoDecoder:
-    async def process_message(self, source: Address, message: str) -> None: ...
+    async def process_message(self, source: Connection, message: str) -> None: ...
 
 
 Node().enable_reading(NoDecoder())  # type: ignore[arg-type]  # says: decoder
 
 
 class AsyncDecoder:
-    async def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    async def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None: ...
+    async def process_message(self, source: Connection, message: str) -> None: ...
 
 
 Node().enable_reading(AsyncDecoder())  # type: ignore[arg-type]  # says: decoder
@@ -127,14 +127,14 @@ Node().enable_handshake(SyncHandshake())  # type: ignore[arg-type]  # says: perf
 
 
 class SyncGreeting:
-    def on_connect(self, addr: Address) -> None: ...
+    def on_connect(self, connection: Connection) -> None: ...
 
 
 Node().enable_on_connect(SyncGreeting())  # type: ignore[arg-type]  # says: on_connect
 
 
 class WantsMore:
-    async def on_connect(self, addr: Address, side: Side) -> None: ...
+    async def on_connect(self, connection: Connection, side: Side) -> None: ...
 
 
 Node().enable_on_connect(WantsMore())  # type: ignore[arg-type]  # says: on_connect
@@ -143,98 +143,88 @@ Node().enable_on_connect(WantsMore())  # type: ignore[arg-type]  # says: on_conn
 class OldGoodbye:
     """Without the origin."""
 
-    async def on_disconnect(self, addr: Address) -> None: ...
+    async def on_disconnect(self, connection: Connection) -> None: ...
 
 
 Node().enable_on_disconnect(OldGoodbye())  # type: ignore[arg-type]  # says: on_disconnect
 
 
 class SwappedGoodbye:
-    async def on_disconnect(self, origin: DisconnectOrigin, addr: Address) -> None: ...
+    async def on_disconnect(self, origin: DisconnectOrigin, connection: Connection) -> None: ...
 
 
 Node().enable_on_disconnect(SwappedGoodbye())  # type: ignore[arg-type]  # says: on_disconnect
 
 
 class MisspelledGoodbye:
-    async def on_disconect(self, addr: Address, origin: DisconnectOrigin) -> None: ...
+    async def on_disconect(self, connection: Connection, origin: DisconnectOrigin) -> None: ...
 
 
 Node().enable_on_disconnect(MisspelledGoodbye())  # type: ignore[arg-type]  # says: on_disconnect
 
 
-class EncoderWithoutSide:
-    def encoder(self, addr: Address) -> LinesCodec:
+class EncoderOfTwo:
+    def encoder(self, connection: Connection, side: Side) -> LinesCodec:
         return LinesCodec()
 
 
-Node().enable_writing(EncoderWithoutSide())  # type: ignore[arg-type]  # says: encoder
+Node().enable_writing(EncoderOfTwo())  # type: ignore[arg-type]  # says: encoder
 
 
 class EncoderOfNothing:
-    def encoder(self, addr: Address, side: Side) -> None: ...
+    def encoder(self, connection: Connection) -> None: ...
 
 
 Node().enable_writing(EncoderOfNothing())  # type: ignore[arg-type]  # says: encoder
 
 
-class AddressAsText:
-    """Takes an address for its host."""
+class TakesAddresses:
+    """As the hooks of version 0.1 did."""
 
-    async def perform_handshake(self, connection: str, stream: ByteStream) -> ByteStream:
+    async def perform_handshake(self, connection: Address, stream: ByteStream) -> ByteStream:
         return stream
 
-    def decoder(self, addr: str, side: Side) -> LinesCodec:
+    def decoder(self, addr: Address) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None: ...
+    async def process_message(self, source: Connection, message: str) -> None: ...
 
-    def encoder(self, addr: str, side: Side) -> LinesCodec:
+    def encoder(self, addr: Address) -> LinesCodec:
         return LinesCodec()
 
-    async def on_connect(self, addr: str) -> None: ...
+    async def on_connect(self, addr: Address) -> None: ...
 
-    async def on_disconnect(self, addr: str, origin: DisconnectOrigin) -> None: ...
-
-
-Node().enable_handshake(AddressAsText())  # type: ignore[arg-type]  # says: perform_handshake
-Node().enable_reading(AddressAsText())  # type: ignore[arg-type]  # says: decoder
-Node().enable_writing(AddressAsText())  # type: ignore[arg-type]  # says: encoder
-Node().enable_on_connect(AddressAsText())  # type: ignore[arg-type]  # says: on_connect
-Node().enable_on_disconnect(AddressAsText())  # type: ignore[arg-type]  # says: on_disconnect
+    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None: ...
 
 
-class SideAsText:
+Node().enable_handshake(TakesAddresses())  # type: ignore[arg-type]  # says: perform_handshake
+Node().enable_reading(TakesAddresses())  # type: ignore[arg-type]  # says: decoder
+Node().enable_writing(TakesAddresses())  # type: ignore[arg-type]  # says: encoder
+Node().enable_on_connect(TakesAddresses())  # type: ignore[arg-type]  # says: on_connect
+Node().enable_on_disconnect(TakesAddresses())  # type: ignore[arg-type]  # says: on_disconnect
+
+
+class OriginAsText:
     """Takes names for members of enumerations, and raw sockets for streams."""
 
     async def perform_handshake(self, connection: Connection, stream: socket.socket) -> ByteStream:
         raise OSError
 
-    def decoder(self, addr: Address, side: str) -> LinesCodec:
+    async def on_disconnect(self, connection: Connection, origin: str) -> None: ...
+
+
+Node().enable_handshake(OriginAsText())  # type: ignore[arg-type]  # says: perform_handshake
+Node().enable_on_disconnect(OriginAsText())  # type: ignore[arg-type]  # says: on_disconnect
+
+
+class SourceAsAddress:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
     async def process_message(self, source: Address, message: str) -> None: ...
 
-    def encoder(self, addr: Address, side: str) -> LinesCodec:
-        return LinesCodec()
 
-    async def on_disconnect(self, addr: Address, origin: str) -> None: ...
-
-
-Node().enable_handshake(SideAsText())  # type: ignore[arg-type]  # says: perform_handshake
-Node().enable_reading(SideAsText())  # type: ignore[arg-type]  # says: decoder
-Node().enable_writing(SideAsText())  # type: ignore[arg-type]  # says: encoder
-Node().enable_on_disconnect(SideAsText())  # type: ignore[arg-type]  # says: on_disconnect
-
-
-class SourceAsText:
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
-        return LinesCodec()
-
-    async def process_message(self, source: str, message: str) -> None: ...
-
-
-Node().enable_reading(SourceAsText())  # type: ignore[arg-type]  # says: process_message
+Node().enable_reading(SourceAsAddress())  # type: ignore[arg-type]  # says: process_message
 
 
 class All:
@@ -243,17 +233,17 @@ class All:
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         return stream
 
-    def decoder(self, addr: Address, side: Side) -> LinesCodec:
+    def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def process_message(self, source: Address, message: str) -> None: ...
+    async def process_message(self, source: Connection, message: str) -> None: ...
 
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
-    async def on_connect(self, addr: Address) -> None: ...
+    async def on_connect(self, connection: Connection) -> None: ...
 
-    async def on_disconnect(self, addr: Address, origin: DisconnectOrigin) -> None: ...
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None: ...
 
 
 def wrong_options(node: Node, user: All) -> None:
@@ -279,11 +269,11 @@ async def names_that_are_the_implementers(
     handshake: Handshake, hooks: Hooks, reading: Reading[str], writing: Writing[str], stream: ByteStream, it: Connection
 ) -> None:
     await handshake.perform_handshake(connection=it, stream=stream)  # type: ignore[call-arg]  # says: "connection" | positional
-    await hooks[0].on_connect(addr=it.addr)  # type: ignore[call-arg]  # says: "addr" | positional
-    await hooks[1].on_disconnect(addr=it.addr, origin=DisconnectOrigin.USER)  # type: ignore[call-arg]  # says: "addr" | positional
-    reading.decoder(addr=it.addr, side=it.side)  # type: ignore[call-arg]  # says: "addr" | positional
-    await reading.process_message(source=it.addr, message="")  # type: ignore[call-arg]  # says: "source" | positional
-    writing.encoder(addr=it.addr, side=it.side).encode("")  # type: ignore[call-arg]  # says: "addr" | positional
+    await hooks[0].on_connect(connection=it)  # type: ignore[call-arg]  # says: "connection" | positional
+    await hooks[1].on_disconnect(connection=it, origin=DisconnectOrigin.USER)  # type: ignore[call-arg]  # says: "connection" | positional
+    reading.decoder(connection=it)  # type: ignore[call-arg]  # says: "connection" | positional
+    await reading.process_message(source=it, message="")  # type: ignore[call-arg]  # says: "source" | positional
+    writing.encoder(connection=it).encode("")  # type: ignore[call-arg]  # says: "connection" | positional
 
 
 Hooks: TypeAlias = tuple[OnConnect, OnDisconnect]
@@ -307,7 +297,7 @@ def an_inferred_outbox_is_strict(node: Node, lines: Encoders, addr: Address) -> 
 
 
 class Encoders:
-    def encoder(self, addr: Address, side: Side) -> LinesCodec:
+    def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
 
 
@@ -319,6 +309,8 @@ async def sending_to_nobody(outbox: Outbox[str], name: str) -> None:
     outbox.send_nowait(name, "hello")  # type: ignore[arg-type]  # says: "send_nowait" | "peer"
     await outbox.send(name, "hello")  # type: ignore[arg-type]  # says: "send" | "peer"
     await outbox.deliver(name, "hello")  # type: ignore[arg-type]  # says: "deliver" | "peer"
+    await outbox.drain(name)  # type: ignore[arg-type]  # says: "drain" | "peer"
+    outbox.broadcast("hello", exclude=[name])  # type: ignore[list-item]  # says: "str", Connection | "exclude"
     outbox.pending(name)  # type: ignore[arg-type]  # says: "pending" | "peer"
 
 
@@ -328,6 +320,13 @@ def nobody_is_a_peer(name: str) -> Peer:
 
 def an_outbox_of_less_is_none_of_more(outbox: Outbox[Ping]) -> Outbox[Ping | str]:
     return outbox  # type: ignore[return-value]  # says: Outbox
+
+
+async def wrong_options_of_an_outbox(outbox: Outbox[str], addr: Address) -> None:
+    outbox.broadcast("hello", exclude=addr)  # type: ignore[arg-type]  # says: "exclude" | "exclude"
+    outbox.broadcast("hello", [addr])  # type: ignore[call-arg]  # says: "broadcast" | positional
+    await outbox.drain(addr, below=1e6)  # type: ignore[arg-type]  # says: "below"
+    await outbox.drain(addr, 1000)  # type: ignore[call-arg]  # says: "drain" | positional
 
 
 async def forgetting_to_await(outbox: Outbox[str], addr: Address) -> None:
@@ -421,6 +420,9 @@ check_codec(LinesCodec, [b"bytes"])  # type: ignore[arg-type]  # says: check_cod
 async def wrong_uses_of_a_node(node: Node, stream: ByteStream) -> None:
     await node.connect("127.0.0.1:80")  # type: ignore[arg-type]  # says: "connect" | "addr"
     await node.connect(("127.0.0.1", "80"))  # type: ignore[arg-type]  # says: "connect" | "addr"
+    await node.connect(("127.0.0.1", 80), timeout="1")  # type: ignore[arg-type]  # says: "timeout"
+    await node.connect(("127.0.0.1", 80), local_addr="127.0.0.1")  # type: ignore[arg-type]  # says: "local_addr"
+    await node.connect(("127.0.0.1", 80), 1.0)  # type: ignore[call-arg]  # says: "connect" | positional
     await node.adopt(stream, ("memory", 0))  # type: ignore[call-arg]  # says: "side"
     await node.adopt(stream, ("memory", 0), "initiator")  # type: ignore[arg-type]  # says: "adopt" | "side"
     await node.disconnect(("127.0.0.1", 80), True)  # type: ignore[call-arg]  # says: positional

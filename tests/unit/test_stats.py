@@ -17,6 +17,8 @@ DESCRIBED = {
     "write_timeouts",
     "decode_errors",
     "dropped_messages",
+    "unsent_messages",
+    "unprocessed_bytes",
     "hook_errors",
 }
 
