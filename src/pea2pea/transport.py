@@ -214,11 +214,12 @@ class TCPStream(ByteStream):
     One task may receive while another one sends.
     """
 
-    __slots__ = ("_size", "_sock", "held")
+    __slots__ = ("_back", "_size", "_sock", "held")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
+        self._back = b""  # what was put back
         self.held: bool = False
         """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
         with suppress(OSError):  # a Unix socket has none of these
@@ -231,6 +232,9 @@ class TCPStream(ByteStream):
         Without `max_bytes` the size of a read follows what comes.
         """
         size = max_bytes or self._size
+        if self._back:
+            data, self._back = self._back[:size], self._back[size:]
+            return data
         try:
             data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
@@ -241,6 +245,10 @@ class TCPStream(ByteStream):
             elif len(data) < size // 8:
                 self._size = max(size // 4, READ_MIN)
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """Make what was received too far the next that is received, before anything from the kernel."""
+        self._back = data + self._back
 
     def send_some(self, part: Chunk) -> int:
         """Hand over as much as the kernel takes now, and say how many bytes that were; `OSError` as the system says."""
@@ -266,7 +274,7 @@ class TCPStream(ByteStream):
 
     def readable(self) -> Awaitable[None]:
         """Wait until there is something to receive."""
-        return wait_readable(self._sock)
+        return checkpoint() if self._back else wait_readable(self._sock)
 
     def writable(self) -> Awaitable[None]:
         """Wait until the kernel takes more."""
@@ -313,6 +321,7 @@ class TCPStream(ByteStream):
 
         With `reset` what the kernel still holds for the peer is thrown away, and the peer sees a reset.
         """
+        self._back = b""
         if self._sock.fileno() >= 0:
             if reset:
                 with suppress(OSError):

@@ -29,6 +29,7 @@ ORDER = (
     "protocols.on_disconnect",
     "_admission",
     "node",
+    "handshakes",
     "topology",
     "testing.waiting",
     "testing.codecs",
