@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ ORDER = (
     "topology",
     "testing.waiting",
     "testing.codecs",
+    "testing.network",
     "testing",
     "",  # the package itself, which exports
 )
@@ -109,3 +112,8 @@ def test_a_sans_io_module_knows_no_socket_and_no_clock(name: str) -> None:
         for alias in statement.names
     }
     assert not found & {"socket", "time", "anyio", "asyncio", "trio"}
+
+
+def test_the_package_does_not_import_its_helpers_for_tests() -> None:
+    program = "import sys, pea2pea; assert not [name for name in sys.modules if name.startswith('pea2pea.testing')]"
+    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603  # our own program

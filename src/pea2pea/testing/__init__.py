@@ -1,8 +1,9 @@
-"""Helpers for tests: waiting for a condition, and a conformance kit for codecs."""
+"""Helpers for tests: a conformance kit for codecs, a network in one process, and waiting for a condition."""
 
 from __future__ import annotations
 
 from .codecs import Strategy, check_codec
+from .network import Held, Host, Link, Network, Packet, Verdict
 from .waiting import wait_until
 
-__all__ = ["Strategy", "check_codec", "wait_until"]
+__all__ = ["Held", "Host", "Link", "Network", "Packet", "Strategy", "Verdict", "check_codec", "wait_until"]

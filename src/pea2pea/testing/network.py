@@ -1,0 +1,948 @@
+"""A network of hosts that speak TCP, in memory, with the semantics of Linux's non-blocking sockets.
+
+    Network     hosts, what lies between them, and a heap of events; nothing ticks
+    Host        one machine with one IP address: a `Transport`, which can crash, be killed and restart
+    _Listener   a listening socket with its accept queue
+    _End        one end of a connection: what the kernel does
+    _Socket     what a program sees of it
+    _Stream     the library's own TCP stream on such a socket
+
+Rule 1: all randomness is the network's, and all time is the event loop's (or the simulation's).
+Rule 2: what is under way is an event, and is looked at again when it arrives: links and hosts may be down by then.
+Rule 3: TCP is reliable (RFC 9293, section 3.8): what is lost is sent again after 0.2, 0.4, ... seconds, and what
+    follows waits for it. Only a reset is sent once.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
+
+from anyio import BusyResourceError, CancelScope, ClosedResourceError, EndOfStream, Event, current_time
+from anyio.lowlevel import checkpoint
+from typing_extensions import Self
+
+from .._address import Address, canonical, literal, show
+from ..transport import TCPStream
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
+    from ..transport import Listener
+
+__all__ = ["Held", "Host", "Link", "Network", "Packet", "Verdict"]
+
+# tcp(7): tcp_retries2, tcp_syn_retries; RFC 6298 for the pauses between two tries
+RETRY_MIN, RETRY_MAX, RETRIES, SYN_RETRIES = 0.2, 120.0, 15, 6
+HEADER = 40  # bytes of a segment beside its data
+SEGMENT = 65_536  # bytes of data in one, at the most
+LOOPBACK = 0.000_02  # seconds from a host to itself
+EPHEMERAL = range(32_768, 61_000)  # ip_local_port_range
+FRAGMENTED = 8  # one segment in so many is cut in two
+ANY = ("0.0.0.0", "::")  # noqa: S104  # a simulated interface
+Kind: TypeAlias = Literal["SYN", "DATA", "FIN", "RST"]
+
+program_life: ContextVar[int | None] = ContextVar("pea2pea_program_life", default=None)
+"""In which life of its host a program runs, so that one that was killed does not act as its successor."""
+
+
+def _error(code: int, what: str) -> OSError:
+    return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """What the way from one host to another is like.
+
+    latency: seconds from one host to the other; of a range, each pair of hosts has its own latency, drawn from the
+        network's seed.
+    bandwidth: bytes a second that a host can send, to all others together; None: as much as it likes.
+    jitter: seconds; each segment takes up to so much longer, and none overtakes another one of its connection.
+    loss: the probability that a segment is lost, below 1. What is lost is sent again.
+
+    Raises `ValueError` for a negative value, and for a loss of 1 or more.
+    """
+
+    latency: float | tuple[float, float] = 0.0
+    bandwidth: float | None = None
+    jitter: float = 0.0
+    loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        least, most = self.latencies
+        if not 0 <= least <= most or self.jitter < 0 or not 0 <= self.loss < 1:
+            raise ValueError(f"no time may be negative, and a loss has to be below 1: {self!r}")
+        if self.bandwidth is not None and self.bandwidth <= 0:
+            raise ValueError(f"a bandwidth has to be positive: {self!r}")
+
+    @property
+    def latencies(self) -> tuple[float, float]:
+        """The least latency and the greatest."""
+        return self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A segment on its way, as a rule sees it: a connection's first (SYN), data, its end (FIN), or a reset (RST)."""
+
+    source: Address
+    target: Address
+    kind: Kind
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule says about a packet: `Verdict.PASS`, `Verdict.DROP`, or `Verdict(delay=...)` in seconds.
+
+    What is dropped is sent again after a while, and the rule is asked again; but a reset is sent once.
+    """
+
+    delay: float = 0.0
+    drop: bool = False
+
+    PASS: ClassVar[Verdict]
+    DROP: ClassVar[Verdict]
+
+
+Verdict.PASS = Verdict()
+Verdict.DROP = Verdict(drop=True)
+
+
+class Held:
+    """What one host sends to another, and the network holds back until `release`; as a context manager, until then."""
+
+    def __init__(self, network: Network, way: tuple[str, str]) -> None:
+        self._network = network
+        self._way = way
+        self.arrivals: list[Callable[[], object]] = []
+
+    def release(self) -> None:
+        """Let all arrive now, in order, and hold back no more. Again, it does nothing."""
+        if self._network.held.get(self._way) is self:
+            del self._network.held[self._way]
+            for arrive in self.arrivals:
+                arrive()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Network:
+    """Hosts, made on demand, and what lies between them.
+
+    It works on any event loop, in real time; in a simulation (`simulate`), in virtual time. Hosts of one network reach
+    only each other. All of its random decisions follow from `seed`.
+
+    link: what all ways between two hosts are like. It may be changed at any time; what is under way is not affected.
+    rule: a function that is asked for each packet; None: all pass.
+    names: host names, and the IP addresses they stand for.
+    send_buffer, receive_buffer: bytes that the kernel keeps for each socket.
+    tick: arrivals are rounded up to multiples of so many seconds, which makes a large simulation faster.
+    """
+
+    def __init__(self, seed: int | str = 0) -> None:
+        self.link: Link = Link()
+        self.rule: Callable[[Packet], Verdict] | None = None
+        self.names: dict[str, str] = {}
+        self.send_buffer: int = 65_536
+        self.receive_buffer: int = 65_536
+        self.tick: float = 0.0
+        self.random: Final = Random(f"network {seed}")  # noqa: S311  # no secret
+        self.log: Callable[..., None] = lambda *_: None
+        self.now: Callable[[], float] = self._now
+        self._moment: float | None = None  # of the event that is being run, perhaps later than it was due
+        self.is_driven: bool = False
+        """Whether somebody else (a simulation) calls `run_due` when it is time."""
+        self.events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self.held: dict[tuple[str, str], Held] = {}
+        self._seed = seed
+        self._hosts: dict[str, Host] = {}
+        self._cut: set[tuple[str, str]] = set()
+        self._positions: dict[tuple[str, str], float] = {}  # of two hosts' latency in the link's range
+        self._scheduled = 0
+        self._leader: CancelScope | None = None  # around the wait of the task that runs the events
+        self._followers: dict[Event, None] = {}
+
+    # What a test does with it
+
+    def host(self, ip: str) -> Host:
+        """The host with this IP address; the same one for the same address. `ValueError` if it is none."""
+        if literal(ip) is None:
+            raise ValueError(f"a host needs an IP address, not {ip!r}")
+        ip = canonical((ip, 0))[0]
+        if ip not in self._hosts:
+            self._hosts[ip] = Host(self, ip)
+        return self._hosts[ip]
+
+    def partition(self, *groups: Iterable[Host]) -> None:
+        """Let nothing pass between these groups of hosts any more; a host in none of them is not affected."""
+        self.catch_up()
+        members = [[host.ip for host in group] for group in groups]
+        for group in members:
+            self._cut.update((a, b) for a in group for other in members if other is not group for b in other)
+        self.log("network", "partition", members)
+
+    def cut(self, a: Host, b: Host) -> None:
+        """Let nothing pass from `a` to `b` any more; what `b` sends still reaches `a`."""
+        self.catch_up()
+        self._cut.add((a.ip, b.ip))
+        self.log("network", "cut", a.ip, b.ip)
+
+    def heal(self) -> None:
+        """Undo every `cut` and `partition`; what was sent meanwhile arrives with its next retransmission."""
+        self.catch_up()
+        self._cut.clear()
+        self.log("network", "heal")
+
+    def hold(self, a: Host, b: Host) -> Held:
+        """Hold back what `a` sends to `b` from now on, in order, acknowledgements excepted."""
+        self.catch_up()
+        self.log("network", "hold", a.ip, b.ip)
+        return self.held.setdefault((a.ip, b.ip), Held(self, (a.ip, b.ip)))
+
+    # What its hosts and sockets do with it
+
+    def find(self, ip: str) -> Host | None:
+        """The host with this address, if there is one."""
+        return self._hosts.get(ip)
+
+    def reaches(self, a: Host, b: Host) -> bool:
+        """Whether something sent by `a`, however long ago, gets to `b` now."""
+        return b.is_up and (a.ip, b.ip) not in self._cut
+
+    def delay(self, a: Host, b: Host, size: int) -> float:
+        """Seconds from now until `size` bytes sent by `a` are at `b`, if nothing is lost."""
+        if a is b:
+            return LOOPBACK
+        link = self.link
+        after, most = link.latencies
+        if most > after:
+            way = (a.ip, b.ip)
+            if (position := self._positions.get(way)) is None:
+                position = self._positions[way] = Random(f"{self._seed} {min(way)} {max(way)}").random()  # noqa: S311
+            after += position * (most - after)
+        if link.bandwidth is not None:
+            now = self.now()
+            a.uplink_free = max(a.uplink_free, now) + size / link.bandwidth
+            after += a.uplink_free - now
+        return after + self.random.random() * link.jitter if link.jitter else after
+
+    def is_dropped(self, make: Callable[[], Packet]) -> bool:
+        """Whether the rule drops a packet that is sent again."""
+        return self.rule is not None and self.rule(make()).drop
+
+    def arrival(self, a: Host, b: Host, make: Callable[[], Packet], size: int, *, once: bool) -> float | None:
+        """When a segment with so many bytes arrives; None if it does not. `once`: it is not sent again when lost."""
+        verdict = Verdict.PASS if self.rule is None else self.rule(make())
+        if verdict.drop:
+            return None
+        after, pause = self.delay(a, b, HEADER + size) + verdict.delay, RETRY_MIN
+        while self.link.loss and a is not b and self.random.random() < self.link.loss:
+            if once:
+                return None
+            after += pause
+            pause *= 2
+        at = self.now() + after
+        return math.ceil(at / self.tick) * self.tick if self.tick else at
+
+    def deliver(self, a: Host, b: Host, at: float, func: Callable[..., object], *args: object) -> None:
+        """Call `func` at a time, on behalf of a segment from `a` to `b`, unless that is held back then."""
+        self.call_at(at, self._arrive, a, b, func, args)
+
+    def _arrive(self, a: Host, b: Host, func: Callable[..., object], args: tuple[object, ...]) -> None:
+        held = self.held.get((a.ip, b.ip)) if self.held else None
+        if held is None:
+            func(*args)
+        else:
+            held.arrivals.append(lambda: func(*args))
+
+    def call_at(self, when: float, func: Callable[..., object], *args: object) -> None:
+        """Make this call when it is time."""
+        self._scheduled += 1
+        heappush(self.events, (when, self._scheduled, func, args))
+        if self._leader is not None and when < self._leader.deadline:
+            self._leader.deadline = when
+
+    def _now(self) -> float:
+        return current_time() if self._moment is None else self._moment
+
+    def run_due(self) -> None:
+        """Make the calls that are due, each as if it was made in time."""
+        events, now = self.events, self.now()
+        try:
+            while events and events[0][0] <= now:
+                self._moment, _, func, args = heappop(events)
+                func(*args)
+        finally:
+            self._moment = None
+
+    def catch_up(self) -> None:
+        """The same, unless a simulation sees to it."""
+        if not self.is_driven:
+            self.run_due()
+
+    async def wait(self, woken: Event) -> None:
+        """Wait until `woken`, perhaps longer or less long: one of the tasks that wait runs the events for all."""
+        if self.is_driven:
+            await woken.wait()
+            return
+        try:
+            if self._leader is not None:
+                self._followers[woken] = None
+                await woken.wait()
+                return
+            try:
+                while not woken.is_set():
+                    with CancelScope(deadline=self.events[0][0] if self.events else math.inf) as self._leader:
+                        await woken.wait()
+                    self.run_due()
+            finally:
+                self._leader = None
+        finally:
+            self._followers.pop(woken, None)
+            if self._leader is None and self._followers:
+                next(iter(self._followers)).set()  # it looks around, and goes on in our place
+
+    def __repr__(self) -> str:
+        return f"<Network of {len(self._hosts)} hosts>"
+
+
+class Host:
+    """One machine with one IP address; the `Transport` of the nodes on it.
+
+    It has a loopback interface of its own. After `crash` or `kill` the program of its last life goes on in a void: what
+    it sends vanishes, nothing comes, no dial is answered. (A simulation cancels the program, which then winds
+    down in that void; its hooks run, though nobody hears of it.)
+
+    ip: its address, in canonical form.
+    max_sockets: connections that a program may have open; beyond that, dialling and accepting fail with EMFILE.
+    """
+
+    def __init__(self, network: Network, ip: str) -> None:
+        self.ip: Final = ip
+        self.max_sockets: int = 1_000_000
+        self.network: Final = network
+        self.is_up: bool = True
+        self.boot: int = 0  # how often the power went off
+        self.life: int = 0  # how often the program ended
+        self.uplink_free: float = 0.0  # when it can send the next segment
+        self.sockets: dict[_Socket, None] = {}  # of the program, in order
+        self.listeners: list[_Listener] = []
+        self.end_program: Callable[[], object] = lambda: None
+        self.start_program: Callable[[], Awaitable[object]] = checkpoint
+        self._port = EPHEMERAL.start - 1
+
+    # What a test does with it
+
+    def crash(self) -> None:
+        """Switch the power off: nobody is told. The other ends notice it as with a real one, if at all."""
+        self.network.catch_up()
+        self.network.log(self.ip, "crash")
+        self.is_up = False
+        self.boot += 1
+        self._die()
+
+    def kill(self) -> None:
+        """End the program at once (SIGKILL): the kernel closes its sockets, with a reset where there is unread data."""
+        self.network.catch_up()
+        self.network.log(self.ip, "kill")
+        for listener in list(self.listeners):
+            listener.close()
+        for sock in self.sockets:
+            sock.abandon()
+        self._die()
+
+    def _die(self) -> None:
+        self.life += 1
+        for sock in self.sockets:
+            sock.is_void = True
+        self.sockets.clear()
+        self.listeners.clear()
+        self.end_program()
+
+    async def restart(self) -> None:
+        """Switch the power on again, and start the program anew, if it has one, once the last one has wound down."""
+        self.network.log(self.ip, "restart")
+        self.is_up = True
+        await self.start_program()
+
+    # What a node does with it
+
+    async def resolve(self, addr: Address, /) -> Sequence[Address]:
+        """An IP literal is itself, a name is looked up in `Network.names`."""
+        host = "127.0.0.1" if addr[0] == "localhost" else self.network.names.get(addr[0], addr[0])
+        await checkpoint()
+        if literal(host) is None:
+            raise socket.gaierror(socket.EAI_NONAME, f"{addr[0]!r} is no host of this network")
+        return [canonical((host, addr[1]))]
+
+    def is_local(self, host: str) -> bool:
+        """Whether this is an address of this very host."""
+        ip = literal(host)
+        return ip is not None and (str(ip) == self.ip or ip.is_loopback)
+
+    async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
+        """Listen at the host's address, its loopback address, or all of them; `OSError` as the system says."""
+        await checkpoint()
+        ip, port = (await self.resolve(addr))[0]
+        if ip not in ANY and not self.is_local(ip):
+            raise _error(errno.EADDRNOTAVAIL, f"cannot listen at {show(addr)}")
+        listener = _Listener(self, (ip, port or self._free_port()), backlog, reuse_port=reuse_port)
+        if not self._is_void():
+            for other in self.listeners_at(ip, listener.addr[1], conflicts=True):
+                if not (reuse_port and other.reuse_port):
+                    raise _error(errno.EADDRINUSE, f"cannot listen at {show(addr)}")
+            self.listeners.append(listener)
+        return listener
+
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
+        """Connect to an address; `OSError` as the system says. Cancelling it closes the socket."""
+        sock = _Socket(self, self._name_for(addr, local_addr), canonical(addr))
+        sock.is_connecting = True
+        if self._is_void():
+            sock.is_void = True
+        else:
+            self.check_descriptors()
+            self.sockets[sock] = None
+        try:
+            await checkpoint()
+            sock.send_syn()
+            await sock.wait("writer", lambda: not sock.is_connecting)
+            if sock.error:
+                raise _error(sock.take_error(), f"connecting to {show(addr)} failed")
+            self.network.log(self.ip, "connected", show(sock.local), show(sock.remote))
+            return _Stream(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _name_for(self, addr: Address, wanted: Address | None) -> Address:
+        own = addr[0] if self.is_local(addr[0]) else self.ip
+        if wanted is None:
+            return own, self._free_port()
+        ip, port = canonical(wanted)
+        if ip not in ANY and not self.is_local(ip):
+            raise _error(errno.EADDRNOTAVAIL, f"cannot bind to {show(wanted)}")
+        if port and (
+            self.listeners_at(ip, port, conflicts=True) or any(sock.local[1] == port for sock in self.sockets)
+        ):
+            raise _error(errno.EADDRINUSE, f"cannot bind to {show(wanted)}")
+        return own if ip in ANY else ip, port or self._free_port()
+
+    def _free_port(self) -> int:
+        while True:
+            self._port = self._port + 1 if self._port + 1 in EPHEMERAL else EPHEMERAL.start
+            if all(listener.addr[1] != self._port for listener in self.listeners):
+                return self._port
+
+    def _is_void(self) -> bool:
+        life = program_life.get()
+        return not self.is_up or (life is not None and life != self.life)
+
+    def check_descriptors(self) -> None:
+        """Refuse one socket more than the program may have."""
+        if len(self.sockets) >= self.max_sockets:
+            raise _error(errno.EMFILE, self.ip)
+
+    def listeners_at(self, ip: str, port: int, *, conflicts: bool = False) -> list[_Listener]:
+        """Who listens there: at that very address, or else at all; for a bind, whoever is in its way."""
+        found = [listener for listener in self.listeners if listener.addr[1] == port]
+        if conflicts:
+            return [listener for listener in found if ip in ANY or listener.addr[0] in (ip, *ANY)]
+        exact = [listener for listener in found if listener.addr[0] == ip]
+        return exact or [listener for listener in found if listener.addr[0] in ANY]
+
+    def __repr__(self) -> str:
+        return f"<Host {self.ip}{'' if self.is_up else ', down'}>"
+
+
+class _Listener:
+    """A listening socket, and its accept queue."""
+
+    def __init__(self, host: Host, addr: Address, backlog: int, *, reuse_port: bool) -> None:
+        self.addr: Address = addr
+        self.reuse_port = reuse_port
+        self._host = host
+        self._backlog = backlog
+        self._queue: deque[_Socket] = deque()
+        self._coming = 0  # set up but for the last acknowledgement
+        self._waiting: Event | None = None
+        self._is_closed = False
+
+    def has_room(self) -> bool:
+        """Whether one more may come (listen(2): Linux takes one more than the backlog)."""
+        return len(self._queue) + self._coming <= self._backlog
+
+    def expect(self) -> None:
+        """Let a place in the queue be taken."""
+        self._coming += 1
+
+    def enqueue(self, sock: _Socket) -> None:
+        """Its set-up is done."""
+        self._coming -= 1
+        if self._is_closed or sock.boot != self._host.boot:
+            sock.close(reset=True)
+            return
+        self._queue.append(sock)
+        if self._waiting is not None:
+            self._waiting.set()
+
+    async def accept(self) -> tuple[ByteStream, Address]:
+        """See `Listener`."""
+        await checkpoint()
+        while not self._queue or self not in self._host.listeners:
+            if self._is_closed:
+                raise ClosedResourceError
+            self._waiting = Event()
+            await self._host.network.wait(self._waiting)
+        self._host.check_descriptors()
+        sock = self._queue.popleft()
+        self._host.sockets[sock] = None
+        self._host.network.log(self._host.ip, "accepted", show(sock.local), show(sock.remote))
+        return _Stream(sock), sock.remote
+
+    def close(self) -> None:
+        """Reset whoever is in the queue (RFC 9293, section 3.10.4)."""
+        if self in self._host.listeners:
+            self._host.listeners.remove(self)
+            for sock in self._queue:
+                sock.close(reset=True)
+        self._queue.clear()
+
+    async def aclose(self) -> None:
+        """See `Listener`."""
+        self.close()
+        self._is_closed = True
+        if self._waiting is not None:
+            self._waiting.set()
+        await checkpoint()
+
+    def __repr__(self) -> str:
+        return f"<listener at {show(self.addr)}{', closed' if self._is_closed else ''}>"
+
+
+class _End:
+    """One end of a connection: what the kernel does for it."""
+
+    __slots__ = (
+        "_acks", "_eof_acknowledged", "_eof_in", "_eof_out", "_eof_sent", "_flight", "_inbox", "_is_dead", "_is_orphan",
+        "_last", "_lost", "_out", "_reader", "_resets", "_tries", "_unacknowledged", "_writer", "boot", "error", "host",
+        "is_closed", "is_connecting", "is_void", "local", "network", "peer", "remote",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, local: Address, remote: Address) -> None:
+        self.host, self.network, self.boot = host, host.network, host.boot
+        self.local, self.remote = local, remote
+        self.peer: _End | None = None
+        self.error = 0
+        self.is_closed = self.is_connecting = False
+        self.is_void = False  # the program was killed, or the host has crashed
+        self._is_orphan = False  # it belongs to no program any more
+        self._is_dead = False  # a reset has come or gone
+        self._inbox, self._out = bytearray(), bytearray()
+        self._unacknowledged = 0  # bytes in the send buffer, sent or not
+        self._acks: deque[tuple[float, int]] = deque()  # when they will be acknowledged
+        self._flight = 0  # bytes under way
+        self._last = 0.0  # when the last segment arrives
+        self._lost: list[bytes | None] | None = None  # what did not get through, and what came behind it
+        self._tries = 0
+        self._eof_in = False  # the peer's FIN has come
+        self._eof_out = self._eof_sent = self._eof_acknowledged = False  # our own
+        self._resets = False  # SO_LINGER
+        self._reader: Event | None = None
+        self._writer: Event | None = None
+
+    # What a program makes it do
+
+    def abandon(self, *, reset: bool = False) -> None:
+        """Its program has gone: what that had sent is still sent, unless there is a reset."""
+        if self._is_orphan or self.boot != self.host.boot:
+            return
+        self._is_orphan = True
+        if not (self._is_dead or self.is_connecting) and self.peer is not None:
+            if reset or self._resets or self._inbox:
+                self.give_up()
+            else:
+                self._eof_out = True
+                self.push()
+        self._inbox.clear()
+
+    def _room(self) -> int:
+        acks, now = self._acks, self.network.now()
+        while acks and acks[0][0] <= now:
+            self._unacknowledged -= acks.popleft()[1]
+        return self.network.send_buffer - self._unacknowledged
+
+    def take_error(self) -> int:
+        """The error, which is told once (SO_ERROR)."""
+        code, self.error = self.error, 0
+        return code
+
+    # Sending and receiving
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is data for which the peer has no room yet."""
+        return bool(self._out)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        for event in (self._reader, self._writer):
+            if event is not None:
+                event.set()
+
+    def push(self) -> None:
+        """Send what the peer has room for, and the end behind it."""
+        if self._is_dead or self.peer is None or self.boot != self.host.boot:
+            return
+        random = self.network.random
+        while self._out and (window := self.network.receive_buffer - self._flight - self.peer.unread) > 0:
+            size = min(window, SEGMENT, len(self._out))
+            if size > 1 and not random.randrange(FRAGMENTED):
+                size = random.randrange(1, size)
+            chunk = bytes(self._out[:size])
+            del self._out[:size]
+            self._flight += size
+            self._transmit(chunk)
+        if self._eof_out and not self._out and not self._eof_sent:
+            self._eof_sent = True
+            self._transmit(None)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that the program has not received."""
+        return len(self._inbox)
+
+    def _packet(self, item: bytes | None) -> Packet:
+        return Packet(self.local, self.remote, "FIN" if item is None else "DATA", item or b"")
+
+    def _transmit(self, item: bytes | None) -> None:
+        """Send a chunk of data, or the end (None)."""
+        network, peer = self.network, self._other
+        at = network.arrival(self.host, peer.host, lambda: self._packet(item), len(item or b""), once=False)
+        is_lost = at is None
+        self._last = max(self._last, network.now() if at is None else at)
+        network.deliver(self.host, peer.host, self._last, self._arrive, item, is_lost)
+
+    @property
+    def _other(self) -> _End:
+        assert self.peer is not None
+        return self.peer
+
+    def _arrive(self, item: bytes | None, is_lost: bool) -> None:
+        if self._lost is not None:
+            self._lost.append(item)
+        elif is_lost or not self._hand_over(item):
+            self._lost, self._tries = [item], 0
+            self.network.call_at(self.network.now() + RETRY_MIN, self._retransmit)
+
+    def _retransmit(self) -> None:
+        if self._is_dead or self.boot != self.host.boot or self._lost is None:
+            return
+        self._tries += 1
+        if self._tries > RETRIES:
+            self._fail(errno.ETIMEDOUT)
+            return
+        items, self._lost = self._lost, None
+        while items and not self.network.is_dropped(lambda: self._packet(items[0])) and self._hand_over(items[0]):
+            del items[0]
+        if items and not self._is_dead:
+            self._lost = items
+            self.network.call_at(self.network.now() + min(RETRY_MIN * 2**self._tries, RETRY_MAX), self._retransmit)
+
+    def _hand_over(self, item: bytes | None) -> bool:
+        """Let the peer's kernel have an item; False if it does not get there."""
+        network, peer = self.network, self._other
+        if not network.reaches(self.host, peer.host):
+            return False
+        self._flight -= len(item or b"")
+        if peer.take(item):
+            self._acknowledge(item, RETRY_MIN)
+            if self._out:
+                self.push()
+        return True
+
+    def take(self, item: bytes | None) -> bool:
+        """Something has come from the peer; False if it is of no use any more, which the answer says."""
+        if self.boot != self.host.boot or self._is_dead or (self._is_orphan and item):
+            self.give_up()
+            return False
+        if item is None:
+            self._eof_in = True
+        else:
+            self._inbox += item
+        if self._reader is not None:
+            self._reader.set()
+        return True
+
+    def give_up(self) -> None:
+        """Send a reset: there is no such connection, any more (RFC 9293, section 3.5.2)."""
+        self._is_dead = True
+        self._out.clear()
+        network, peer = self.network, self._other
+        make = lambda: Packet(self.local, self.remote, "RST")  # noqa: E731
+        at = network.arrival(self.host, peer.host, make, 0, once=True)
+        if at is not None:
+            self._last = max(at, self._last)
+            network.deliver(self.host, peer.host, self._last, peer.meet_reset)
+
+    def _acknowledge(self, item: bytes | None, pause: float) -> None:
+        """The peer's acknowledgement is sent: once it is here, there is room again. If it is lost, it is repeated."""
+        network, peer = self.network, self._other
+        if self._is_dead or self.boot != self.host.boot or peer.boot != peer.host.boot:
+            return
+        if not (network.reaches(peer.host, self.host) and network.reaches(self.host, peer.host)):
+            network.call_at(network.now() + pause, self._acknowledge, item, min(pause * 2, RETRY_MAX))
+            return
+        at = network.now() + network.delay(peer.host, self.host, HEADER)
+        if item is None:
+            network.call_at(at, self._note_end)
+        else:
+            self._acks.append((max(at, self._acks[-1][0] if self._acks else 0.0), len(item)))
+            if self._writer is not None:
+                network.call_at(self._acks[-1][0], self.wake)
+
+    def _note_end(self) -> None:
+        self._eof_acknowledged = True
+
+    def meet_reset(self) -> None:
+        if not self._is_dead and self.boot == self.host.boot and self.network.reaches(self._other.host, self.host):
+            self._fail(errno.EPIPE if self._eof_in else errno.ECONNRESET)
+
+    def _fail(self, code: int) -> None:
+        self._is_dead, self.is_connecting, self.error = True, False, code
+        self._out.clear()
+        self.network.log(self.host.ip, show(self.local), "to", show(self.remote), errno.errorcode[code])
+        self.wake()
+
+    # Setting up
+
+    def send_syn(self, tries: int = 0) -> None:
+        """Ask for a connection, again and again, until there is an answer."""
+        if not self.is_connecting or self._is_orphan or self.boot != self.host.boot or self.is_void:
+            return
+        if tries > SYN_RETRIES:
+            self._fail(errno.ETIMEDOUT)
+            return
+        network = self.network
+        network.call_at(network.now() + 2.0**tries, self.send_syn, tries + 1)
+        target = self.host if self.host.is_local(self.remote[0]) else network.find(self.remote[0])
+        if target is None:
+            return
+        at = network.arrival(self.host, target, lambda: Packet(self.local, self.remote, "SYN"), 0, once=True)
+        if at is not None:
+            network.deliver(self.host, target, at, self._meet_listener, target)
+
+    def _meet_listener(self, target: Host) -> None:
+        network = self.network
+        if not (network.reaches(self.host, target) and network.reaches(target, self.host)):
+            return
+        if not self.is_connecting or self.peer is not None:
+            return
+        back = network.now() + network.delay(target, self.host, HEADER)
+        listeners = target.listeners_at(*self.remote)
+        if not listeners:
+            network.call_at(back, self._be_refused)
+            return
+        listener = listeners[0] if len(listeners) == 1 else network.random.choice(listeners)
+        if listener.has_room():  # else the SYN is dropped (tcp_abort_on_overflow is off)
+            self.peer = server = _Socket(target, self.remote, self.local)
+            server.peer = self
+            listener.expect()
+            self._last = back
+            network.call_at(back, self._be_connected)
+            network.call_at(back + network.delay(self.host, target, HEADER), listener.enqueue, server)
+
+    def _be_refused(self) -> None:
+        if self.is_connecting and not self._is_orphan:
+            self._fail(errno.ECONNREFUSED)
+
+    def _be_connected(self) -> None:
+        if self.boot != self.host.boot:
+            return
+        if self._is_orphan:
+            self.give_up()
+        self.is_connecting = False
+        self.wake()
+
+    def __repr__(self) -> str:
+        return f"<simulated socket {show(self.local)} to {show(self.remote)}{', closed' if self.is_closed else ''}>"
+
+
+class _Socket(_End):
+    """What a program sees of it, made like `socket.socket`."""
+
+    __slots__ = ()
+    family = socket.AF_INET  # at which nobody looks but `SocketAttribute.family`
+
+    def recv(self, size: int) -> bytes:
+        """What is there; b"" at the end."""
+        self._look()
+        if self._inbox:
+            data = bytes(self._inbox[:size])
+            del self._inbox[:size]
+            if (peer := self.peer) is not None and peer.has_waiting:  # it learns of the window
+                network = self.network
+                network.call_at(network.now() + network.delay(self.host, peer.host, HEADER), peer.push)
+            return data
+        if self._eof_in:  # Linux looks at this (SOCK_DONE) before the error
+            return b""
+        if self.error:
+            raise _error(self.take_error(), "recv")
+        if self._is_dead:
+            return b""
+        raise BlockingIOError
+
+    def send(self, data: bytes) -> int:
+        """How many bytes there was room for."""
+        self._look()
+        if self.is_void:
+            return len(data)
+        if self.error:
+            raise _error(self.take_error(), "send")
+        if self._eof_out or self._is_dead:
+            raise _error(errno.EPIPE, "send")
+        if (room := self._room()) <= 0:
+            raise BlockingIOError
+        part = data[:room]
+        self._unacknowledged += len(part)
+        self._out += part
+        self.push()
+        return len(part)
+
+    def sendmsg(self, parts: Iterable[bytes]) -> int:
+        """The same, of several parts."""
+        return self.send(b"".join(parts))
+
+    def shutdown(self, _how: int) -> None:
+        """Say that nothing more will come."""
+        self._look()
+        if self.is_void:
+            return
+        if self._is_dead or (self._eof_in and self._eof_acknowledged):
+            raise _error(errno.ENOTCONN, "shutdown")
+        self._eof_out = True
+        self.push()
+
+    def setsockopt(self, _level: int, option: int, _value: object) -> None:
+        """All that is asked for is the reset that SO_LINGER makes of a close."""
+        self._resets = self._resets or option == socket.SO_LINGER
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close it: with a reset, where something is unread (RFC 2525, section 2.17)."""
+        if not self.is_closed:
+            self.network.catch_up()
+            self.is_closed = True
+            self.host.sockets.pop(self, None)
+            self.wake()
+            self.abandon(reset=reset)
+
+    def fileno(self) -> int:
+        """No descriptor; below 0 once it is closed."""
+        return -1 if self.is_closed else 0
+
+    def getsockname(self) -> Address:
+        """Its own address."""
+        self._look()
+        return self.local
+
+    def getpeername(self) -> Address:
+        """The peer's address."""
+        self._look()
+        return self.remote
+
+    def is_readable(self) -> bool:
+        """Whether `recv` would not block."""
+        self.network.catch_up()
+        return not self.is_void and bool(self._inbox or self.error or self._eof_in or self._is_dead)
+
+    def is_writable(self) -> bool:
+        """Whether `send` would not block for long: Linux says so once a third of the buffer is free."""
+        self.network.catch_up()
+        if self.is_void or self.error or self._eof_out or self._is_dead:
+            return True
+        return self._room() * 3 >= self.network.send_buffer
+
+    async def wait(self, which: Literal["reader", "writer"], is_ready: Callable[[], bool]) -> None:
+        """As `anyio.wait_readable` and `wait_writable`."""
+        slot = f"_{which}"
+        if getattr(self, slot) is not None:
+            raise BusyResourceError(which)
+        if is_ready():
+            await checkpoint()
+        while not is_ready() and not self.is_closed:
+            event = Event()
+            setattr(self, slot, event)
+            if which == "writer" and self._acks:
+                self.network.call_at(self._acks[-1][0], self.wake)
+            try:
+                await self.network.wait(event)
+            finally:
+                setattr(self, slot, None)
+        if self.is_closed:
+            raise ClosedResourceError
+
+    def unacknowledged(self) -> int:
+        """Bytes that were sent, the end included, and of which nobody knows yet that they have arrived."""
+        self._look()
+        return self.network.send_buffer - self._room() + (self._eof_sent and not self._eof_acknowledged)
+
+    def _look(self) -> None:
+        if self.is_closed:
+            raise _error(errno.EBADF, "the socket is closed")
+        self.network.catch_up()
+
+
+class _Stream(TCPStream):
+    """The library's own TCP stream; what waits, waits for the simulated socket."""
+
+    __slots__ = ("_simulated",)
+
+    def __init__(self, sock: _Socket) -> None:
+        self._simulated = sock
+        super().__init__(cast("socket.socket", sock))
+
+    def readable(self) -> Awaitable[None]:
+        return self._simulated.wait("reader", self._simulated.is_readable)
+
+    def writable(self) -> Awaitable[None]:
+        return self._simulated.wait("writer", self._simulated.is_writable)
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        await checkpoint()
+        try:
+            while (data := self.receive_nowait(max_bytes)) is None:
+                await self.readable()
+        except OSError as error:
+            raise self._gone() from error
+        if not data:
+            raise EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await checkpoint()
+        rest: list[Any] = [item]
+        try:
+            while item and (rest := self.send_nowait(rest)):
+                await self.writable()
+        except OSError as error:
+            raise self._gone() from error
+
+    def close(self, *, reset: bool = False) -> None:
+        self._simulated.close(reset=reset)
+
+    def unacknowledged(self) -> int | None:
+        return None if self._simulated.is_closed else self._simulated.unacknowledged()
