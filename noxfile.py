@@ -122,6 +122,13 @@ def stress(session: nox.Session) -> None:
 
 
 @nox.session
+def interrupts(session: nox.Session) -> None:
+    """Send SIGINT at one line of the library after the other: `nox -s interrupts -- --loop trio --all`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.interrupts.sweep", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Run every example through its command line, and look at what it prints."""
     install(session, "test", "examples")

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import (
@@ -30,7 +30,7 @@ from pea2pea.codecs import Codec, LengthDelimitedCodec
 from pea2pea.testing import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 
     import pytest
 
@@ -42,6 +42,7 @@ __all__ = [
     "Echo",
     "MemoryNetwork",
     "MemoryStream",
+    "Opaque",
     "RawListener",
     "RawPeer",
     "User",
@@ -423,6 +424,29 @@ def memory_pair(capacity: int = 65_536) -> tuple[MemoryStream, MemoryStream]:
     """The two ends of a stream in memory, each direction of which holds so many bytes."""
     there, back = _Pipe(capacity), _Pipe(capacity)
     return MemoryStream(back, there), MemoryStream(there, back)
+
+
+class Opaque(ByteStream):
+    """A stream without half-close around another one, as TLS is."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self.stream.extra_attributes
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        return await self.stream.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        await self.stream.send(item)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
 
 
 class MemoryNetwork:
