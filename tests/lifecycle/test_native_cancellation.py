@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
 from tests.conftest import LOOPS, open_sockets
 
 from ..helpers import RawListener, User, connect, two_nodes, wait_until
+from .cancelling import MEDIA, TURNS, Call, Cancelled, Sweep
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -474,3 +476,33 @@ async def test_a_reader_that_is_cancelled_before_it_began_is_not_waited_for() ->
         assert not bystander.ended
     assert len(cancelled) == 1
     gc.collect()
+
+
+def cancelled_natively_after(number: int) -> Cancelled:
+    """With `Task.cancel`, after so many turns of the event loop."""
+
+    async def cancelled(call: Call) -> bool:
+        async def run() -> None:
+            await call()
+
+        task = asyncio.create_task(run())
+        await turns(number + 1)  # one that is cancelled before it begins has not called anything
+        task.cancel()
+        return await ended(task) == "cancelled"
+
+    return cancelled
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_a_sample_of_the_sweep_leaves_nothing(medium: str) -> None:
+    sweep = Sweep(medium)
+    await sweep.run(sweep.calls(), sorted(random.sample(range(TURNS // 2), 3)), cancelled_natively_after)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("call", Sweep.calls())
+@pytest.mark.parametrize("medium", MEDIA)
+async def test_every_call_cancelled_at_every_turn_leaves_nothing(medium: str, call: str) -> None:
+    sweep = Sweep(medium)
+    await sweep.run([call], list(range(TURNS)), cancelled_natively_after)
+    assert sweep.in_time[call] or call == "abort"  # which is done within a turn
