@@ -4,6 +4,8 @@ Every run is a forked child, in which a tracer counts the lines and sends the si
 for the n-th time. What must hold, wherever that is: the program ends, KeyboardInterrupt comes out of it, no socket is
 open, nothing was unraisable, and no record is an ERROR. A run that hangs tells where each of its tasks waits.
 
+With `--random 1000` there is no tracer, and the signal comes at any moment.
+
 A position is written FILE:LINE:N, as in `--at node.py:250:1`, which runs it alone.
 """
 
@@ -23,9 +25,9 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import anyio
 from anyio import get_running_tasks
@@ -62,30 +64,35 @@ class Position(NamedTuple):
 
 
 @cache
-def exits(code: CodeType) -> frozenset[int]:
-    """The offsets in some code where a `with` block is left.
+def offsets_without_signals(code: CodeType) -> frozenset[int]:
+    """Where in some code CPython does not look for signals, though a tracer sees the beginning of a line.
 
-    CPython looks for signals when a function is called or a loop goes round, and not between the end of the block and
-    the call of `__exit__`: an exception of the tracer's there would skip it, which one of a signal's cannot.
+    It looks when a function is called, and when a loop goes round: not at the `try` of a statement, nor between the end
+    of a `with` block and the call of `__exit__`, which the exception of a tracer would skip.
     """
     found = set()
-    ops = [(i.offset, i.opname, i.argval) for i in dis.get_instructions(code)]
-    for index, (offset, name, value) in enumerate(ops):
-        following = [name for _, name, _ in ops[index + 1 : index + 4]]
-        thrice = name == "LOAD_CONST" and value is None and following[:2] in (["LOAD_CONST"] * 2, ["DUP_TOP"] * 2)
-        if thrice and len(following) == 3 and "CALL" in following[2]:
+    ops = [(instruction.offset, instruction.opname) for instruction in dis.get_instructions(code)]
+    for index, (offset, name) in enumerate(ops):
+        following = [name for _, name in ops[index + 1 : index + 4]]
+        leaves = name == "LOAD_CONST" and following[:2] in (["LOAD_CONST"] * 2, ["DUP_TOP"] * 2)
+        if leaves and "CALL" in following[2]:
             found.add(offset)
-            if index and ops[index - 1][1] in {"SWAP", "ROT_TWO", "NOP"}:
+            if index and ops[index - 1][1] in {"SWAP", "ROT_TWO"}:
                 found.add(ops[index - 1][0])
-        if name == "WITH_EXCEPT_START" or "WITH_EXCEPT_START" in following[:1]:
+        if name in {"NOP", "WITH_EXCEPT_START"} or following[:1] == ["WITH_EXCEPT_START"]:
             found.add(offset)
     return frozenset(found)
+
+
+Target: TypeAlias = Position | float
+"""Where a run is interrupted: at a line, or after so many seconds."""
+NOWHERE = Position("", 0, 0)  # to see which lines are reached
 
 
 class Tracer:
     """Counts the lines of the library as they are executed, and sends SIGINT at one of them."""
 
-    def __init__(self, target: Position | None) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
         self.counts: Counter[tuple[str, int]] = Counter()
         self.fired = False
@@ -97,12 +104,12 @@ class Tracer:
         return self.trace
 
     def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
-        if event == "line" and frame.f_lasti not in exits(frame.f_code):
+        if event == "line" and frame.f_lasti not in offsets_without_signals(frame.f_code):
             key = frame.f_code.co_filename[len(ROOT) :], frame.f_lineno
             self.counts[key] += 1
             if self.target == (*key, self.counts[key]):
                 self.fired = True
-                sys.settrace(None)
+                sys.settrace(None)  # which the exception does, too
                 signal.raise_signal(signal.SIGINT)
         return self.trace
 
@@ -116,6 +123,7 @@ class Outcome:
     sockets: int = 0  # left open
     told: list[str] = field(default_factory=list)  # what was unraisable or logged as an error
     hangs: list[str] = field(default_factory=list)  # where each task waits
+    seconds: float = 0.0
     counts: list[tuple[str, int, int]] = field(default_factory=list)  # of the lines, where that is asked for
 
     def __str__(self) -> str:
@@ -160,54 +168,61 @@ def where_tasks_wait() -> Iterator[str]:
             yield f"{task.name}: {' > '.join(frames[-3:])}"
 
 
-def run(loop: str, target: Position | None, report: Callable[[Outcome], None]) -> None:
+def note_unraisable(told: list[str], unraisable: sys.UnraisableHookArgs) -> None:
+    # between the return of `accept` and the assignment of its socket there is nobody who could close it; the end of
+    # the last reference does
+    if not isinstance(unraisable.exc_value, ResourceWarning):
+        told.append(f"unraisable {unraisable.exc_value!r} in {unraisable.object!r}")
+
+
+def run(loop: str, target: Target, report: Callable[[Outcome], None]) -> None:
     """Run the scenario in this very process, and report what became of it."""
     outcome = Outcome()
+    tracer = Tracer(target)
 
-    def hang(*_: object) -> None:
+    def alarm(*_: object) -> None:
+        if isinstance(target, float) and not tracer.fired:
+            tracer.fired = True
+            signal.setitimer(signal.ITIMER_REAL, LIMIT)
+            signal.raise_signal(signal.SIGINT)
+            return
         sys.settrace(None)
         outcome.hangs = list(where_tasks_wait()) or ["in no task"]
         outcome.fired = tracer.fired
         report(outcome)
         os._exit(1)
 
-    def note_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-        # between the return of `accept` and the assignment of its socket there is nobody who could close it; that
-        # nothing refers to it any more does
-        if not isinstance(unraisable.exc_value, ResourceWarning):
-            outcome.told.append(f"unraisable {unraisable.exc_value!r} in {unraisable.object!r}")
-
     logging.basicConfig(handlers=[Errors(outcome.told)], level=logging.WARNING, force=True)
     warnings.simplefilter("error")
-    sys.unraisablehook = note_unraisable
-    signal.signal(signal.SIGALRM, hang)
+    sys.unraisablehook = partial(note_unraisable, outcome.told)
+    signal.signal(signal.SIGALRM, alarm)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
     backend, options = LOOPS[loop]
     before = open_sockets()
-    tracer = Tracer(target)
-    sys.settrace(tracer)
+    began = time.monotonic()
     try:
+        signal.setitimer(signal.ITIMER_REAL, target if isinstance(target, float) else LIMIT)
+        if isinstance(target, Position):
+            sys.settrace(tracer)
         anyio.run(be_busy, backend=backend, backend_options=options)
         outcome.raised = "nothing"
     except BaseException as error:  # noqa: BLE001  # which is what this is about
-        sys.settrace(None)
         outcome.raised = type(error).__name__ if isinstance(error, KeyboardInterrupt) else f"{error!r:.500}"
     finally:
         sys.settrace(None)
-    gc.collect()
     signal.setitimer(signal.ITIMER_REAL, 0)
+    outcome.seconds = time.monotonic() - began
+    gc.collect()
     outcome.sockets = len(open_sockets() - before)
     outcome.fired = tracer.fired
-    if target is None:
-        outcome.counts = [(*key, count) for key, count in tracer.counts.items()]
+    outcome.counts = [(*key, count) for key, count in tracer.counts.items()] if target == NOWHERE else []
     report(outcome)
 
 
 class Child:
     """A forked run."""
 
-    def __init__(self, loop: str, target: Position | None) -> None:
+    def __init__(self, loop: str, target: Target) -> None:
         self.target = target
         self.loop = loop
         self.pipe, end = os.pipe()
@@ -240,7 +255,7 @@ class Child:
         return Outcome(**json.loads(data))
 
 
-def outcomes(loop: str, targets: Iterable[Position | None], jobs: int) -> Iterator[tuple[Position | None, Outcome]]:
+def outcomes(loop: str, targets: Iterable[Target], jobs: int) -> Iterator[tuple[Target, Outcome]]:
     """Run each, so many at a time, each in a child."""
     waiting = list(targets)[::-1]
     running: dict[int, Child] = {}
@@ -256,33 +271,49 @@ def outcomes(loop: str, targets: Iterable[Position | None], jobs: int) -> Iterat
                 yield child.target, child.finish(kill=late)
 
 
-def positions(loop: str, *, everything: bool) -> list[Position]:
-    """The lines that the scenario reaches undisturbed: each the first, a middle and the last time, or every time."""
-    ((_, outcome),) = outcomes(loop, [None], 1)
+def undisturbed(loop: str, target: Target) -> Outcome:
+    """What a run becomes that nothing interrupts; it has to be right."""
+    ((_, outcome),) = outcomes(loop, [target], 1)
     if outcome.raised != "nothing" or outcome.sockets or outcome.told or outcome.hangs:
         raise SystemExit(f"the scenario fails undisturbed on {loop}: {outcome}")
+    return outcome
+
+
+def positions(loop: str, *, everything: bool) -> list[Position]:
+    """The lines that the scenario reaches undisturbed: each the first, a middle and the last time, or every time."""
     found = []
-    for file, line, count in sorted(outcome.counts):
+    for file, line, count in sorted(undisturbed(loop, NOWHERE).counts):
         chosen = range(1, count + 1) if everything else sorted({1, (count + 1) // 2, count})
         found += [Position(file, line, occurrence) for occurrence in chosen]
     return found
 
 
-def sweep(loop: str, targets: list[Position], jobs: int) -> tuple[int, list[str]]:
-    """How many positions were reached, and what was wrong at which."""
-    reached, wrong = 0, []
-    left: list[Position | None] = [*targets]
+def choose(loop: str, options: argparse.Namespace) -> list[Target]:
+    """What the options ask for."""
+    rng = random.Random(options.seed)
+    if options.random is not None:
+        seconds = undisturbed(loop, LIMIT).seconds
+        return [rng.uniform(0, seconds) for _ in range(options.random)]
+    targets = options.at or [p for p in positions(loop, everything=options.all) if options.only in p.file]
+    if options.sample is not None:
+        targets = rng.sample(targets, min(options.sample, len(targets)))
+    return list(targets)
+
+
+def sweep(loop: str, targets: list[Target], jobs: int) -> tuple[int, int]:
+    """How many runs were interrupted, and how many of them were wrong; those are printed."""
+    reached = wrong = 0
     for _ in range(TRIES):
-        missed: list[Position | None] = []
-        for target, outcome in outcomes(loop, left, jobs):
+        missed: list[Target] = []
+        for target, outcome in outcomes(loop, targets, jobs):
             if not outcome.fired and outcome.raised == "nothing":
                 missed.append(target)
                 continue
             reached += 1
             if not outcome.is_right:
-                wrong.append(f"{target} {outcome}")
-                print(f"  {wrong[-1]}", flush=True)
-        left = missed
+                wrong += 1
+                print(f"  {target} {outcome}", flush=True)
+        targets = missed
     return reached, wrong
 
 
@@ -293,20 +324,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="each line every time it is reached")
     parser.add_argument("--only", default="", help="lines of files whose name contains this")
     parser.add_argument("--sample", type=int, help="so many positions, at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--random", type=int, help="no lines, but so many moments at random, without a tracer")
+    parser.add_argument("--seed", type=int, default=0, help="of what is at random")
     parser.add_argument("--at", type=Position.parse, action="append", help="one position: FILE:LINE:N")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args(arguments)
     failed = False
     for loop in options.loop or LOOPS:
         began = time.monotonic()
-        targets = options.at or [p for p in positions(loop, everything=options.all) if options.only in p.file]
-        if options.sample is not None:
-            targets = random.Random(options.seed).sample(targets, min(options.sample, len(targets)))
+        targets = choose(loop, options)
         reached, wrong = sweep(loop, targets, options.jobs)
         seconds = time.monotonic() - began
-        print(f"{loop}: {len(targets)} positions, {reached} reached, {len(wrong)} wrong, {seconds:.0f} s", flush=True)
-        failed = failed or bool(wrong) or not reached
+        print(f"{loop}: {len(targets)} chosen, {reached} interrupted, {wrong} wrong, {seconds:.0f} s", flush=True)
+        failed = failed or wrong > 0 or not reached
     return int(failed)
 
 
