@@ -1,17 +1,22 @@
-"""Where a stream of bytes becomes messages, and back: the interfaces, and five codecs to start with.
+"""Turn a stream of bytes into messages, and messages into bytes: the interfaces, and six ready-made codecs.
 
-Nothing here does I/O or waits. The rules that every codec in this module keeps:
+Nothing here does I/O or waits. Every codec in this module keeps these rules:
 
 1. A message comes out as soon as its last byte is in, wherever the stream was cut, and always as `bytes` (or `str`).
-2. What came before a bad frame is delivered, then `FrameError` is raised, and again by every later call.
-3. Never more than `max_length` bytes of an unfinished frame are kept (and its header or delimiter), and a length that
-   is too large is refused as soon as it has been read. The joining at the end makes it twice as much for a moment.
-4. Every byte is looked at, and copied, a fixed number of times, however small the pieces are in which it comes.
-5. What cannot be sent is a `ValueError` or `TypeError` of `encode`, and `encode` touches no state: one instance may
-   encode for any number of peers, also while it decodes for one of them.
+2. The messages before a bad frame are delivered, then `FrameError` is raised, and again by every later call.
+3. At most `max_length` bytes of an unfinished frame are kept (and its header or delimiter). A length above that is
+   refused as soon as it has been read.
+4. Every byte is searched, and copied, a fixed number of times, however small the pieces are in which it comes.
+5. A message that cannot be sent is a `ValueError` or `TypeError` of `encode`. `encode` changes no state: one instance
+   may encode for any number of peers, also while it decodes for one of them.
 
 The input of `decode` may be any bytes-like object. It is taken in at the call; its messages are made as one iterates.
 Messages that were not iterated over come out of the next call.
+
+`max_length` bounds the memory that one peer can take: up to twice that for a moment, since the pieces of a frame are
+joined when the last one is in. Peers can do this all at once: 90 peers, each with most of an 8 MiB frame sent, take
+752 MiB. To bound the sum, pass a smaller `max_length` (the largest message of your protocol), or set
+`Config.max_connections`: a node's decoders take at most 2 * `max_length` * `max_connections` bytes.
 """
 
 from __future__ import annotations
@@ -19,19 +24,24 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from functools import cache
+from itertools import islice
+from operator import index
+from sys import maxsize
 from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
-from .errors import FrameError
+from ._text import copy_error, describe
+from .config import at_least_one, needs
+from .errors import ONLY_BUGS, FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
-    "BytesCodec", "Chunk", "Codec", "Decoder", "DelimitedCodec", "Encoder", "Frame", "LengthDelimitedCodec",
-    "LinesCodec", "VarintDelimitedCodec", "mapped",
+    "BytesCodec", "Chunk", "Codec", "Decoder", "DelimitedCodec", "Encoder", "Frame", "HeaderCodec",
+    "LengthDelimitedCodec", "LinesCodec", "VarintDelimitedCodec", "batched", "mapped",
 ]  # fmt: skip
 
-# The names are for those who read a type checker's message.
+# Type checkers show these names in their messages.
 Of_codec = TypeVar("Of_codec")
 Made_by_decode_and_taken_by_encode = TypeVar("Made_by_decode_and_taken_by_encode")
 A = TypeVar("A")
@@ -47,32 +57,37 @@ DEFAULT_MAX_LENGTH = 8 * 1024 * 1024
 _SMALL = 16 * 1024  # pieces below this are put together: an object each would outweigh what is in them
 _JOINED = 8 * 1024  # payloads up to this are joined with their header: cheaper than handing on two parts
 _REMEMBERED = 1024  # the headers of payloads up to this are made once
+_MAX_HEADER = 4096  # a header that is still arriving is copied with each piece
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MORE = 0x80  # the bit of a varint's byte that says that another one follows
 
 
 class Decoder(Protocol[M_co]):
-    """Makes messages of the bytes that one peer sends; it serves one connection and owns its buffer."""
+    """Makes messages of the bytes that one peer sends; it serves one connection and owns its buffer.
+
+    A decoder may have an attribute or property `missing: int` as well: how many bytes it lacks for the next message, 0
+    when that is unknown. Whoever reads the stream may size its reads by it; it promises nothing.
+    """
 
     def decode(self, data: bytes, /) -> Iterable[M_co]:
         """Returns the messages that `data` completes; it may be a generator.
 
-        `data` is what came next on the stream, cut anywhere. `b""` is passed once, at the end of the stream. What is
-        returned is iterated to its end before the next call, unless the connection ends first.
+        `data` is what came next on the stream, cut anywhere. `b""` is passed once, at the end of the stream, and never
+        before. What is returned is iterated to its end before the next call, unless the connection ends first.
 
         Raises `FrameError`, after the messages that came before, for bytes that are no valid frame, also for a frame
-        that the end of the stream has cut off. Any other exception counts as a bug of the decoder's.
+        that the end of the stream has cut off. Any other exception counts as a bug in the decoder.
         """
         ...
 
 
 class Encoder(Protocol[M_contra]):
-    """Makes frames of messages to send."""
+    """Makes frames of the messages to send."""
 
     def encode(self, message: M_contra, /) -> Frame:
         """Returns the whole frame: one bytes-like object, or a tuple of them where joining would copy a lot.
 
-        What it raises is raised at the call that sends, and nothing is sent.
+        An exception is raised at the call that sends, and nothing is sent.
         """
         ...
 
@@ -82,7 +97,7 @@ class Codec(Decoder[M], Encoder[M], Protocol[M]):
 
 
 class _Partial:
-    """The frame that is still arriving. Large pieces are kept as they came, small ones are put together."""
+    """The frame that is still arriving. Large pieces are kept as they came, small ones are joined."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -98,7 +113,7 @@ class _Partial:
             self._pieces.append(bytearray(piece))
 
     def take(self, piece: bytes) -> bytes:
-        """Returns the whole, of which `piece` is the end, and is empty again."""
+        """Return the whole frame, of which `piece` is the end, and forget it."""
         if not self.size:
             return piece
         self._pieces.append(piece)
@@ -107,12 +122,11 @@ class _Partial:
 
 
 class _Incremental(ABC, Generic[M]):
-    """What the decoders share: the input that was not looked at yet, and the error that ended it."""
+    """What the decoders share: the input that was not decoded yet, and the error that ended it."""
 
-    def __init__(self, max_length: int) -> None:
-        if max_length < 1:
-            raise ValueError(f"max_length must be at least 1 byte, not {max_length!r}")
-        self.max_length: Final[int] = max_length
+    def __init__(self, max_length: int, expressible: int | None = None) -> None:
+        at_least_one("max_length", max_length)
+        self.max_length: Final[int] = max_length if expressible is None else min(max_length, expressible)
         self._rest = b""
         self._partial = _Partial()
         self._refused: str | None = None
@@ -131,28 +145,51 @@ class _Incremental(ABC, Generic[M]):
 
     @abstractmethod
     def _messages(self, ended: bool) -> Iterator[M]:
-        """Makes messages of `_rest`, and leaves there what it did not come to, also when closed half-way."""
+        """Make messages of `_rest`, and leave there what was not decoded, also when the iterator is closed early."""
 
-    def _refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
+    def _refuse(self, why: str, cause: BaseException | None = None) -> NoReturn:
         self._refused = why
         self._partial = _Partial()
         raise FrameError(why) from cause
 
 
-class _Prefixed(_Incremental[bytes]):
+class _Prefixed(_Incremental[M]):
+    """Frames that begin with their length, or with a header that tells it."""
+
+    def __init__(self, max_length: int, expressible: int | None = None) -> None:
+        super().__init__(max_length, expressible)
+        self._joined = min(self.max_length, _JOINED)
+        self.missing = 0
+
+    def _keep(self, data: bytes, start: int, stop: int) -> int:
+        """Keep the part of a frame that `data` has from `start`; the frame ends at `stop`. Return the end of `data`."""
+        self._partial.add(data[start:])
+        self.missing = stop - len(data)
+        return len(data)
+
+    def _refuse_length(self, size: int) -> NoReturn:
+        self._refuse(f"a frame of {describe(size)} bytes was announced, max_length is {self.max_length}")
+
+    def _check_end(self, unread: int) -> None:
+        missing, self.missing = self.missing, 0
+        if missing:
+            self._refuse(f"the stream ended within a frame, {missing} bytes of it are missing")
+        if unread:
+            self._refuse(f"the stream ended within the length of a frame, after {unread} bytes of that")
+
+
+class _LengthPrefixed(_Prefixed[bytes]):
     """Frames that begin with their length."""
 
-    def __init__(self, max_length: int, headers: Mapping[int, bytes]) -> None:
-        super().__init__(max_length)
+    def __init__(self, max_length: int, expressible: int, headers: Mapping[int, bytes]) -> None:
+        super().__init__(max_length, expressible)
         self._headers = headers
-        self._joined = min(self.max_length, _JOINED)
-        self._missing = 0
 
     def encode(self, message: bytes, /) -> Frame:
         """Returns the frame of `message`: joined if it is short, otherwise header and payload as two parts.
 
-        Raises `ValueError` if it is longer than `max_length`, `TypeError` if it is not `bytes`: what else there is
-        could be changed before it has gone out.
+        Raises `ValueError` if it is longer than `max_length`, `TypeError` if it is not `bytes`: any other bytes-like
+        object could be changed before it has been sent.
         """
         if type(message) is not bytes:
             _require(bytes, message)
@@ -163,24 +200,16 @@ class _Prefixed(_Incremental[bytes]):
             raise _too_long(size, self.max_length)
         return self._headers[size], message
 
-    def _refuse_length(self, size: int) -> NoReturn:
-        self._refuse(f"a frame of {size} bytes was announced, max_length is {self.max_length}")
 
-    def _check_end(self, unread: int) -> None:
-        if self._missing:
-            self._refuse(f"the stream ended within a frame, {self._missing} bytes of it are missing")
-        if unread:
-            self._refuse(f"the stream ended within the length of a frame, after {unread} bytes of that")
-
-
-class LengthDelimitedCodec(_Prefixed):
+class LengthDelimitedCodec(_LengthPrefixed):
     """Messages of bytes behind a length of fixed width.
 
     `prefix` is the width of the length in bytes, 1 to 8; `byteorder` is "big" (the network's) or "little". With
-    `prefix_included` the length counts itself, too. `max_length` is the most bytes a message may have, 8 MiB unless
-    given; what the prefix cannot express is cut off from it, so the attribute `max_length` has what holds.
+    `prefix_included` the length counts itself, too. `max_length` is the most bytes a message may have, 8 MiB by
+    default, and at most what the prefix can express: the attribute `max_length` has the limit that holds. A peer can
+    take twice that much memory (see the module). `missing` is the number of bytes that an unfinished message lacks.
 
-    Raises `ValueError` naming the argument that is wrong.
+    Raises `ValueError` or `TypeError` naming the argument that is wrong.
     """
 
     def __init__(
@@ -191,15 +220,18 @@ class LengthDelimitedCodec(_Prefixed):
         max_length: int = DEFAULT_MAX_LENGTH,
         prefix_included: bool = False,
     ) -> None:
-        if prefix not in range(1, 9):
-            raise ValueError(f"prefix must be 1 to 8 bytes wide, not {prefix!r}")
+        at_least_one("prefix", prefix)
+        if prefix > 8:
+            raise ValueError(f"prefix must be 1 to 8 bytes wide, not {describe(prefix)}")
+        _require(bool, prefix_included, "prefix_included")
+        _require(str, byteorder, "byteorder")
         if byteorder not in ("big", "little"):
             raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
         self._prefix = prefix
         self._byteorder: Literal["big", "little"] = byteorder
         self._included = included = prefix if prefix_included else 0
         self._unpack, headers = _fixed_width(prefix, byteorder, included)
-        super().__init__(min(max_length, 256**prefix - 1 - included), headers)
+        super().__init__(max_length, 256**prefix - 1 - included, headers)
 
     def __repr__(self) -> str:
         return (
@@ -217,12 +249,10 @@ class LengthDelimitedCodec(_Prefixed):
         read, prefix, limit = self._unpack or self._read, self._prefix, self.max_length
         data, position, end = self._rest, 0, len(self._rest)
         try:
-            if self._missing > end:
-                self._partial.add(data)
-                self._missing -= end
-                position = end
-            elif self._missing:
-                position, self._missing = self._missing, 0
+            if self.missing > end:
+                position = self._keep(data, 0, self.missing)
+            elif self.missing:
+                position, self.missing = self.missing, 0
                 yield self._partial.take(data[:position])
             start = position + prefix
             while start <= end:
@@ -231,9 +261,7 @@ class LengthDelimitedCodec(_Prefixed):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    self._partial.add(data[start:])
-                    self._missing = stop - end
-                    position = end
+                    position = self._keep(data, start, stop)
                     break
                 position = stop
                 yield data[start:stop]
@@ -244,18 +272,19 @@ class LengthDelimitedCodec(_Prefixed):
             self._rest = data[position:]
 
 
-class VarintDelimitedCodec(_Prefixed):
+class VarintDelimitedCodec(_LengthPrefixed):
     """Messages of bytes behind an unsigned LEB128 length, as in protobuf's delimited streams and multiformats.
 
     Follows the unsigned-varint specification of multiformats: seven bits a byte, the least significant ones first, at
     most nine bytes, and only the shortest encoding of a number is accepted. `max_length` is the most bytes a message
-    may have.
+    may have, 8 MiB by default; a peer can take twice that much memory (see the module). `missing` is the number of
+    bytes that an unfinished message lacks.
 
-    Raises `ValueError` if `max_length` is not positive.
+    Raises `ValueError` or `TypeError` if `max_length` is no positive int.
     """
 
     def __init__(self, *, max_length: int = DEFAULT_MAX_LENGTH) -> None:
-        super().__init__(min(max_length, 2**63 - 1), _varints)
+        super().__init__(max_length, 2**63 - 1, _varints)
 
     def __repr__(self) -> str:
         return f"VarintDelimitedCodec(max_length={self.max_length})"
@@ -263,12 +292,10 @@ class VarintDelimitedCodec(_Prefixed):
     def _messages(self, ended: bool) -> Iterator[bytes]:
         data, position, end, limit = self._rest, 0, len(self._rest), self.max_length
         try:
-            if self._missing > end:
-                self._partial.add(data)
-                self._missing -= end
-                position = end
-            elif self._missing:
-                position, self._missing = self._missing, 0
+            if self.missing > end:
+                position = self._keep(data, 0, self.missing)
+            elif self.missing:
+                position, self.missing = self.missing, 0
                 yield self._partial.take(data[:position])
             while position < end:
                 size = data[position]
@@ -291,12 +318,101 @@ class VarintDelimitedCodec(_Prefixed):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    self._partial.add(data[start:])
-                    self._missing = stop - end
-                    position = end
+                    position = self._keep(data, start, stop)
                     break
                 position = stop
                 yield data[start:stop]
+            if ended:
+                self._check_end(end - position)
+        finally:
+            self._rest = data[position:]
+
+
+class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
+    """Messages `(header, payload)`: a header of `size` bytes, which tells the length of the payload behind it.
+
+        HeaderCodec(24, lambda header: int.from_bytes(header[16:20], "little"), 4_000_000)  # Bitcoin
+        HeaderCodec(5, lambda header: int.from_bytes(header[1:], "big") - 4)  # PostgreSQL: the length counts itself
+        HeaderCodec(9, lambda header: int.from_bytes(header[:3], "big"), 16_384)  # HTTP/2, RFC 9113 section 4.1
+
+    `size` is 1 to 4,096 bytes. `length_of` is called with each header that is received or sent, and returns the number
+    of bytes of the payload alone. It may check the rest of the header, too: a `ValueError` that it raises is a
+    `FrameError`, as is a length that is negative or above `max_length`, all of them as soon as the header is in. Any
+    other exception is a bug. `max_length` is the most bytes a payload may have, 8 MiB by default; a peer can take twice
+    that much memory (see the module). `missing` is the number of bytes that an unfinished payload lacks.
+
+    Raises `ValueError` or `TypeError` naming the argument that is wrong.
+    """
+
+    def __init__(self, size: int, length_of: Callable[[bytes], int], max_length: int = DEFAULT_MAX_LENGTH) -> None:
+        at_least_one("size", size)
+        if size > _MAX_HEADER:
+            raise ValueError(f"size must be at most {_MAX_HEADER} bytes, not {describe(size)}")
+        _require_callable(length_of, "length_of")
+        super().__init__(max_length)
+        self._size = size
+        self._length_of = length_of
+        self._header = b""
+
+    def __repr__(self) -> str:
+        return f"HeaderCodec({self._size}, {self._length_of!r}, max_length={self.max_length})"
+
+    def encode(self, message: tuple[bytes, bytes], /) -> Frame:
+        """Returns header and payload: joined if the payload is short, otherwise as two parts.
+
+        Raises `ValueError` if the header has not `size` bytes or does not announce the length of the payload, or if
+        the payload is longer than `max_length`; `TypeError` if the message is no tuple of two `bytes`; and what
+        `length_of` raises.
+        """
+        _require(tuple, message)
+        if len(message) != 2:
+            raise TypeError(f"a message must be (header, payload), not a tuple of {len(message)}")
+        header, payload = message
+        _require(bytes, header, "a header")
+        _require(bytes, payload, "a payload")
+        if len(header) != self._size:
+            raise ValueError(f"a header must have {self._size} bytes, not {len(header)}")
+        if len(payload) > self.max_length:
+            raise _too_long(len(payload), self.max_length)
+        announced = self._length_of(header)
+        if announced != len(payload):
+            raise ValueError(f"the header announces {describe(announced)} bytes, the payload has {len(payload)}")
+        return header + payload if len(payload) <= self._joined else (header, payload)
+
+    def _announced(self, header: bytes) -> int:
+        try:
+            length = index(self._length_of(header))
+        except FrameError:
+            raise
+        except ValueError as error:
+            refused = _refusal("a header", error)
+        else:
+            if length > self.max_length:
+                self._refuse_length(length)
+            if length >= 0:
+                return length
+            refused = f"a header announces a payload of {describe(length)} bytes", None
+        return self._refuse(*refused)
+
+    def _messages(self, ended: bool) -> Iterator[tuple[bytes, bytes]]:
+        data, position, end, size = self._rest, 0, len(self._rest), self._size
+        try:
+            if self.missing > end:
+                position = self._keep(data, 0, self.missing)
+            elif self.missing:
+                position, self.missing = self.missing, 0
+                yield self._header, self._partial.take(data[:position])
+            start = position + size
+            while start <= end:
+                header = data[position:start]
+                stop = start + self._announced(header)
+                if stop > end:
+                    self._header = header
+                    position = self._keep(data, start, stop)
+                    break
+                position = stop
+                yield header, data[start:stop]
+                start = position + size
             if ended:
                 self._check_end(end - position)
         finally:
@@ -312,7 +428,7 @@ class _Terminated(_Incremental[M]):
         self._most = max_length + slack
 
     def _pieces(self, ended: bool) -> Iterator[bytes]:
-        """Makes frames, without their delimiters, of `_rest`; see `_messages`."""
+        """Make frames, without their delimiters, of `_rest`; see `_messages`."""
         data, position, partial, most, delimiter = self._rest, 0, self._partial, self._most, self._delimiter
         width = len(delimiter)
         try:
@@ -321,7 +437,7 @@ class _Terminated(_Incremental[M]):
                     self._check_length(partial.size + stop - position)
                 start, position = position, stop + width
                 yield partial.take(data[start:stop]) if partial.size else data[start:stop]
-            # what may be the beginning of a delimiter is looked at again, all before it is not
+            # what may be the beginning of a delimiter is searched again, all before it is not
             keep = len(data) if ended else max(position, len(data) - width + 1)
             self._check_length(partial.size + keep - position)
             partial.add(data[position:keep])
@@ -333,7 +449,7 @@ class _Terminated(_Incremental[M]):
 
     @abstractmethod
     def _unterminated(self, piece: bytes) -> bytes:
-        """Returns the last frame, after which no delimiter came, or refuses it."""
+        """Return the last frame, after which no delimiter came, or refuse it."""
 
     def _check_length(self, size: int) -> None:
         if size > self._most:
@@ -350,10 +466,12 @@ class _Terminated(_Incremental[M]):
 class DelimitedCodec(_Terminated[bytes]):
     """Messages of bytes, each followed by `delimiter`: one or more bytes that no message contains.
 
-    `max_length` is the most bytes a message may have, without the delimiter. What follows the last delimiter when the
-    stream ends is a frame cut off: a `FrameError`.
+    `max_length` is the most bytes a message may have, without the delimiter, 8 MiB by default; a peer can take twice
+    that much memory (see the module). What follows the last delimiter when the stream ends is a frame cut off: a
+    `FrameError`.
 
-    Raises `ValueError` for an empty delimiter or a `max_length` that is not positive.
+    Raises `ValueError` for an empty delimiter or a `max_length` that is not positive, `TypeError` for one of another
+    type.
     """
 
     def __init__(self, delimiter: bytes, max_length: int = DEFAULT_MAX_LENGTH) -> None:
@@ -395,16 +513,19 @@ class LinesCodec(_Terminated[str]):
     """Lines of text, ended by LF or CRLF; written with LF.
 
     `encoding` is any of Python's in which line ends are the bytes of ASCII (not UTF-16, for one). `max_length` is the
-    most bytes a line may have, encoded and without its end. When the stream ends, what follows the last LF is
-    delivered as a line, too.
+    most bytes a line may have, encoded and without its end, 8 MiB by default; a peer can take several times that much
+    memory, as text is wider than bytes (see the module). When the stream ends, what follows the last LF is delivered
+    as a line, too.
 
-    Raises `ValueError` for an encoding that is unknown or unfit, or a `max_length` that is not positive.
+    Raises `ValueError` for an encoding that is unknown or unfit, or a `max_length` that is not positive, `TypeError`
+    for one of another type.
     """
 
     def __init__(self, encoding: str = "utf-8", max_length: int = DEFAULT_MAX_LENGTH) -> None:
+        _require(str, encoding, "encoding")
         try:
             unfit = "\r\n".encode(encoding) != b"\r\n"
-        except LookupError as error:
+        except (LookupError, ValueError) as error:  # a name that Python does not know, or one that no encoding can have
             raise ValueError(f"encoding must be one for text that Python knows, not {encoding!r}") from error
         if unfit:
             raise ValueError(f"encoding must write line ends as ASCII does, unlike {encoding!r}")
@@ -436,8 +557,11 @@ class LinesCodec(_Terminated[str]):
             try:
                 message = text.decode(encoding)
             except UnicodeError as error:
-                self._refuse(f"a line is no {encoding}: {error}", error)
-            yield message
+                refused = _refusal(f"a line that is no {encoding}", error)
+            else:
+                yield message
+                continue
+            self._refuse(*refused)
 
     def _unterminated(self, piece: bytes) -> bytes:
         return piece
@@ -464,11 +588,27 @@ class BytesCodec:
         return message
 
 
-class _Mapped(Generic[A, B]):
+class _Wrapped(Generic[A]):
+    """What `mapped` and `batched` share."""
+
+    def __init__(self, codec: Codec[A]) -> None:
+        needs("codec must be", codec, "decode", "encode")
+        self._codec = codec
+
+    @property
+    def missing(self) -> int:
+        """The bytes that the codec within lacks for its next message, 0 when unknown."""
+        missing: int = getattr(self._codec, "missing", 0)
+        return missing
+
+
+class _Mapped(_Wrapped[A], Generic[A, B]):
     """What `mapped` returns."""
 
     def __init__(self, codec: Codec[A], decode: Callable[[A], B], encode: Callable[[B], A]) -> None:
-        self._codec = codec
+        super().__init__(codec)
+        _require_callable(decode, "decode")
+        _require_callable(encode, "encode")
         self._decode = decode
         self._encode = encode
 
@@ -485,11 +625,14 @@ class _Mapped(Generic[A, B]):
         for message in inner:
             try:
                 made = self._decode(message)
-            except FrameError:
+            except (FrameError, *ONLY_BUGS):
                 raise
-            except Exception as error:
-                raise FrameError(f"a message is refused: {type(error).__name__}: {error}") from error
-            yield made
+            except Exception as error:  # noqa: BLE001  # a user's function may raise anything for what a peer sends
+                why, cause = _refusal("a message", error)
+            else:
+                yield made
+                continue
+            raise FrameError(why) from cause
 
 
 def mapped(
@@ -502,18 +645,80 @@ def mapped(
 
         mapped(LinesCodec(), decode=json.loads, encode=json.dumps)
 
-    `decode` makes your message of one of the codec's, `encode` the reverse; the frames are the codec's. Whatever
-    `decode` raises is a `FrameError` (with that as its cause): the peer sent what it should not. What `encode` raises
-    is raised where the message is sent.
+    `decode` makes your message of one of the codec's, `encode` the reverse; the frames are the codec's. What `decode`
+    raises is a `FrameError`, since the peer sent what it should not: its text tells the type and the beginning of the
+    text of the exception, its cause is a copy without traceback and attributes, which could keep a whole message alive.
+    What only a bug raises comes out as it is: `NameError`, `AttributeError`, `ImportError`, `AssertionError` and
+    `NotImplementedError`. What `encode` raises is raised where the message is sent.
+
+    Raises `TypeError` naming the argument that is wrong.
     """
     return _Mapped(codec, decode, encode)
+
+
+class _Batched(_Wrapped[A]):
+    """What `batched` returns."""
+
+    def __init__(self, codec: Codec[A], at_most: int) -> None:
+        super().__init__(codec)
+        at_least_one("at_most", at_most)
+        if at_most > maxsize:
+            raise ValueError(f"at_most must be at most {maxsize}, not {describe(at_most)}")
+        self._at_most = at_most
+
+    def __repr__(self) -> str:
+        return f"batched({self._codec!r}, at_most={self._at_most})"
+
+    def decode(self, data: bytes, /) -> Iterator[list[A]]:
+        return self._messages(iter(self._codec.decode(data)))
+
+    def encode(self, message: list[A], /) -> Frame:
+        _require(list, message)
+        parts: list[Chunk] = []
+        small: list[Chunk] = []
+        for frame in map(self._codec.encode, message):
+            for part in frame if isinstance(frame, tuple) else (frame,):
+                if len(part) <= _JOINED:
+                    small.append(part)
+                else:
+                    parts += [b"".join(small), part] if small else [part]
+                    small.clear()
+        if not parts:
+            return b"".join(small)
+        return (*parts, b"".join(small)) if small else tuple(parts)
+
+    def _messages(self, inner: Iterator[A]) -> Iterator[list[A]]:
+        full = True
+        while full:
+            batch: list[A] = []
+            try:
+                batch.extend(islice(inner, self._at_most))
+            finally:  # the messages before an error are in the list
+                full = len(batch) == self._at_most
+                if batch:
+                    yield batch
+
+
+def batched(codec: Codec[Of_codec], *, at_most: int = 64) -> Codec[list[Of_codec]]:
+    """Makes of a codec another one, whose messages are lists of the first one's: all of a chunk, up to `at_most`.
+
+    The bytes on the wire are the same, so the peer need not know. Where messages are small and many, most of what each
+    one costs is its call of `process_message` and of `send`; this makes one call for many. A list counts as one
+    message: in `Stats`, for `drop_beyond`, `queue_depth` and the idle timeout, and for what is lost if its handler
+    raises. No list that comes out is empty; an empty one is sent as nothing. The lists are cut as the chunks are: no
+    peer can rely on how many messages come together. The messages before a bad frame come out, in a list, before
+    `FrameError` is raised.
+
+    Raises `ValueError` if `at_most` is below 1, `TypeError` naming the argument that is wrong.
+    """
+    return _Batched(codec, at_most)
 
 
 @cache
 def _fixed_width(
     prefix: int, byteorder: Literal["big", "little"], included: int
 ) -> tuple[Callable[[bytes, int], tuple[int]] | None, Mapping[int, bytes]]:
-    """What reads a length, if there is anything faster than `_read`, and the headers; the same for all codecs."""
+    """Return a function that reads a length, if there is a faster one than `_read`, and the headers."""
     if prefix in _FORMATS and not included:
         fixed = struct.Struct(("<" if byteorder == "little" else ">") + _FORMATS[prefix])
         return fixed.unpack_from, _Headers(fixed.pack)
@@ -552,6 +757,19 @@ def _as_bytes(data: Chunk) -> bytes:
 def _require(kind: type, value: object, what: str = "a message") -> None:
     if not isinstance(value, kind):
         raise TypeError(f"{what} must be {kind.__name__}, not {type(value).__name__}")
+
+
+def _require_callable(value: object, what: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{what} must be callable, not {describe(value)}")
+
+
+def _refusal(what: str, error: Exception) -> tuple[str, BaseException | None]:
+    """Return the text and the cause of the `FrameError` for what a peer sent, to be raised outside of the `except`.
+
+    Otherwise `error`, which may keep the whole message alive, would be its context.
+    """
+    return f"{what} is refused: {type(error).__name__}: {describe(error, str)}", copy_error(error)
 
 
 def _too_long(size: int, max_length: int) -> ValueError:

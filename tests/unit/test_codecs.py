@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import encodings.aliases
+import gc
 import json
 import sys
 import tracemalloc
 import weakref
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,9 +23,11 @@ from pea2pea.codecs import (
     Codec,
     DelimitedCodec,
     Frame,
+    HeaderCodec,
     LengthDelimitedCodec,
     LinesCodec,
     VarintDelimitedCodec,
+    batched,
     mapped,
 )
 
@@ -46,6 +49,32 @@ FRAMED: dict[str, Callable[[], Codec[bytes]]] = {
     "delimited-long": lambda: DelimitedCodec(b"\r\n\r\n"),
 }
 framed = pytest.mark.parametrize("make", FRAMED.values(), ids=tuple(FRAMED))
+
+
+def http2(header: bytes) -> int:
+    """The payload's length in the header of an HTTP/2 frame (RFC 9113 section 4.1)."""
+    return int.from_bytes(header[:3], "big")
+
+
+def of_payloads() -> Codec[bytes]:
+    return mapped(
+        HeaderCodec(9, http2),
+        decode=lambda message: message[1],
+        encode=lambda payload: (len(payload).to_bytes(3, "big") + b"ABCDEF", payload),
+    )
+
+
+def one_at_a_time(codec: Codec[M]) -> Codec[M]:
+    return mapped(batched(codec, at_most=1), decode=lambda batch: batch[0], encode=lambda message: [message])
+
+
+WRAPPED: dict[str, Callable[[], Codec[bytes]]] = {
+    "header": of_payloads,
+    "batched-length": lambda: one_at_a_time(LengthDelimitedCodec()),
+    "batched-delimited": lambda: one_at_a_time(DelimitedCodec(b"\r\n\r\n")),
+    "batched-header": lambda: one_at_a_time(of_payloads()),
+}
+every = pytest.mark.parametrize("make", [*FRAMED.values(), *WRAPPED.values()], ids=[*FRAMED, *WRAPPED])
 
 
 def whole(frame: Frame) -> bytes:
@@ -113,7 +142,7 @@ def test_delimited_and_lines_on_the_wire() -> None:
     assert LinesCodec("latin-1").encode("wörld") == b"w\xf6rld\n"
 
 
-@framed
+@every
 def test_short_frames_are_joined_and_long_payloads_are_not_copied(make: Callable[[], Codec[bytes]]) -> None:
     assert isinstance(make().encode(b"x" * 200), bytes)
     message = b"x" * 60_000
@@ -128,11 +157,11 @@ def test_short_frames_are_joined_and_long_payloads_are_not_copied(make: Callable
 # ---- what comes out
 
 
-@framed
+@every
 @given(data=st.data())
 def test_what_went_in_comes_out_whatever_the_cuts(make: Callable[[], Codec[bytes]], data: st.DataObject) -> None:
     message = st.binary(max_size=200)
-    if isinstance(make(), DelimitedCodec):
+    if "Delimited" in repr(make()) and "\\" in repr(make()):
         message = st.text("ab-", max_size=200).map(str.encode)
     messages = data.draw(st.lists(message, max_size=8))
     encoder = make()
@@ -149,7 +178,7 @@ def test_lines_come_out_whatever_the_cuts(lines: list[str], data: st.DataObject)
     assert decoded(LinesCodec(), *split(stream, cuts), b"") == lines
 
 
-@framed
+@every
 @pytest.mark.parametrize("kind", [bytearray, memoryview, lambda data: memoryview(bytearray(data))])
 def test_any_bytes_like_object_is_taken_and_bytes_come_out(
     make: Callable[[], Codec[bytes]], kind: Callable[[bytes], bytes]
@@ -173,7 +202,7 @@ def test_what_is_not_bytes_like_is_a_type_error(wrong: Any) -> None:
             codec.decode(wrong)
 
 
-@framed
+@every
 def test_messages_that_were_not_iterated_over_come_next_time(make: Callable[[], Codec[bytes]]) -> None:
     frames = [whole(make().encode(b"%d" % number)) for number in range(4)]
     codec = make()
@@ -184,7 +213,7 @@ def test_messages_that_were_not_iterated_over_come_next_time(make: Callable[[], 
     assert decoded(codec, frames[3][1:], b"") == [b"1", b"2", b"3"]
 
 
-@framed
+@every
 def test_an_iteration_stopped_after_a_frame_of_many_pieces_goes_on(make: Callable[[], Codec[bytes]]) -> None:
     first, second = whole(make().encode(b"first")), whole(make().encode(b"second"))
     codec = make()
@@ -195,7 +224,7 @@ def test_an_iteration_stopped_after_a_frame_of_many_pieces_goes_on(make: Callabl
     assert decoded(codec, b"") == [b"second"]
 
 
-@framed
+@every
 def test_one_codec_encodes_while_it_decodes(make: Callable[[], Codec[bytes]]) -> None:
     frame, codec = whole(make().encode(b"message")), make()
     got = decoded(codec, frame[:5])
@@ -203,7 +232,7 @@ def test_one_codec_encodes_while_it_decodes(make: Callable[[], Codec[bytes]]) ->
     assert got + decoded(codec, frame[5:], b"") == [b"message"]
 
 
-@framed
+@every
 def test_a_codec_goes_away_with_its_last_reference(make: Callable[[], Codec[bytes]]) -> None:
     codec = make()
     decoded(codec, whole(codec.encode(b"message"))[:-1])
@@ -212,10 +241,258 @@ def test_a_codec_goes_away_with_its_last_reference(make: Callable[[], Codec[byte
     assert gone() is None
 
 
+# ---- a header of one's own
+
+
+@pytest.mark.parametrize(
+    ("make", "stream", "messages"),
+    [
+        (
+            lambda: HeaderCodec(24, lambda header: int.from_bytes(header[16:20], "little"), 4_000_000),
+            b"\xf9\xbe\xb4\xd9verack\0\0\0\0\0\0\0\0\0\0\x5d\xf6\xe0\xe2",
+            [(b"\xf9\xbe\xb4\xd9verack\0\0\0\0\0\0\0\0\0\0\x5d\xf6\xe0\xe2", b"")],
+        ),
+        (
+            lambda: HeaderCodec(5, lambda header: int.from_bytes(header[1:], "big") - 4),
+            b"Q\0\0\0\x0dSELECT 1\0X\0\0\0\x04",
+            [(b"Q\0\0\0\x0d", b"SELECT 1\0"), (b"X\0\0\0\x04", b"")],
+        ),
+        (
+            lambda: HeaderCodec(9, http2, 16_384),
+            b"\0\0\x08\x06\0\0\0\0\0pingpong\0\0\0\x04\x01\0\0\0\0",
+            [(b"\0\0\x08\x06\0\0\0\0\0", b"pingpong"), (b"\0\0\0\x04\x01\0\0\0\0", b"")],
+        ),
+        (
+            lambda: HeaderCodec(1, lambda header: header[0], 3),
+            b"\x03abc\0\x01d",
+            [(b"\x03", b"abc"), (b"\0", b""), (b"\x01", b"d")],
+        ),
+    ],
+    ids=["Bitcoin", "PostgreSQL", "HTTP/2", "one byte"],
+)
+def test_a_header_tells_the_length_of_its_payload(
+    make: Callable[[], HeaderCodec], stream: bytes, messages: list[tuple[bytes, bytes]]
+) -> None:
+    for cuts in ([], range(len(stream)), *([cut] for cut in range(len(stream)))):
+        assert decoded(make(), *split(stream, cuts), b"") == messages
+    assert b"".join(whole(make().encode(message)) for message in messages) == stream
+
+
+def checked(header: bytes) -> int:
+    """The length in the third byte of a header that begins with AB; above 127 it is negative."""
+    if header[:2] != b"AB":
+        raise ValueError(f"no magic: {header!r}")
+    return int.from_bytes(header[2:], "big", signed=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b"AX\x01", r"a header is refused: ValueError: no magic: b'AX\x01'"),
+        (b"\0\0\0", "a header is refused: ValueError: no magic"),
+        (b"AB\x15", "a frame of 21 bytes was announced, max_length is 20"),
+        (b"AB\x7f", "a frame of 127 bytes was announced, max_length is 20"),
+        (b"AB\xff", "a header announces a payload of -1 bytes"),
+        (b"AB\x80", "a header announces a payload of -128 bytes"),
+    ],
+)
+def test_a_bad_header_is_refused_with_its_last_byte(header: bytes, said: str) -> None:
+    good = [(b"AB\x02", b"xy"), (b"AB\0", b"")]
+    codec = HeaderCodec(3, checked, 20)
+    stream = b"".join(whole(codec.encode(message)) for message in good)
+    assert decoded(codec, stream + header[:-1]) == good
+    got, why = until_refused(codec, header[-1:])
+    assert (got, said in why) == ([], True)
+    assert until_refused(codec, b"more") == ([], why)
+    assert until_refused(HeaderCodec(3, checked, 20), stream + header + bytes(200)) == (good, why)
+
+
+def test_a_length_of_any_size_is_refused() -> None:
+    for base in (10, -10):
+        _, why = until_refused(HeaderCodec(2, lambda header: base ** (int.from_bytes(header, "big") | 1)), b"\xff\xff")  # noqa: B023
+        assert len(why) < 300
+
+
+@pytest.mark.parametrize("error", [KeyError(b"x"), NameError("typo"), RuntimeError("bug"), TypeError("None")])
+def test_what_else_length_of_raises_is_a_bug(error: Exception) -> None:
+    def fail(header: bytes) -> int:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        list(HeaderCodec(2, fail).decode(b"abc"))
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("wrong", [None, "1", 1.0])
+def test_a_length_is_an_int(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        list(HeaderCodec(2, lambda header: wrong).decode(b"abc"))
+
+
+def test_an_error_of_ones_own_for_a_header_stays_as_it_is() -> None:
+    wrong = FrameError("not in our protocol")
+
+    def refuse(header: bytes) -> int:
+        raise wrong
+
+    codec = HeaderCodec(2, refuse)
+    for data in (b"abc", b"d"):
+        with pytest.raises(FrameError) as caught:
+            list(codec.decode(data))
+        assert caught.value is wrong
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "said"),
+    [
+        ((b"AB\x02x", b"xy"), ValueError, "a header must have 3 bytes, not 4"),
+        ((b"AB", b"xy"), ValueError, "a header must have 3 bytes, not 2"),
+        ((b"AB\x03", b"xy"), ValueError, "the header announces 3 bytes, the payload has 2"),
+        ((b"AB\xff", b"xy"), ValueError, "the header announces -1 bytes, the payload has 2"),
+        ((b"AX\x02", b"xy"), ValueError, "no magic"),
+        ((b"AB\x15", bytes(21)), ValueError, "a message of 21 bytes is longer than max_length=20"),
+        (b"AB\x02xy", TypeError, "a message must be tuple, not bytes"),
+        ([b"AB\x02", b"xy"], TypeError, "a message must be tuple, not list"),
+        ((b"AB\x02xy",), TypeError, r"a message must be \(header, payload\), not a tuple of 1"),
+        ((bytearray(b"AB\x02"), b"xy"), TypeError, "a header must be bytes, not bytearray"),
+        ((b"AB\x02", "xy"), TypeError, "a payload must be bytes, not str"),
+    ],
+)
+def test_a_header_must_fit_what_is_sent(message: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        HeaderCodec(3, checked, 20).encode(message)
+
+
+def test_a_large_payload_is_not_copied_behind_its_header() -> None:
+    header, payload = (60_000).to_bytes(3, "big") + bytes(6), bytes(60_000)
+    frame = HeaderCodec(9, http2).encode((header, payload))
+    assert isinstance(frame, tuple)
+    assert frame[0] is header
+    assert frame[1] is payload
+
+
+# ---- what a decoder lacks
+
+
+@pytest.mark.parametrize(
+    ("make", "stream", "missing"),
+    [
+        (LengthDelimitedCodec, b"\0\0\0\x05hello", [0, 0, 0, 5, 4, 3, 2, 1, 0]),
+        (lambda: LengthDelimitedCodec(prefix=1), b"\x02hi\0", [2, 1, 0, 0]),
+        (VarintDelimitedCodec, b"\x03abc\x80", [3, 2, 1, 0, 0]),
+        (lambda: HeaderCodec(3, checked), b"AB\x02xyA", [0, 0, 2, 1, 0, 0]),
+        (of_payloads, b"\0\0\x02123456xy", [0] * 8 + [2, 1, 0]),
+        (lambda: batched(LengthDelimitedCodec(prefix=1)), b"\x02hi\x01", [2, 1, 0, 1]),
+        (
+            lambda: batched(mapped(VarintDelimitedCodec(), decode=bytes.hex, encode=bytes.fromhex)),
+            b"\x01a\x02",
+            [1, 0, 2],
+        ),
+        (lambda: batched(LinesCodec()), b"ab\n", [0, 0, 0]),
+        (lambda: mapped(DelimitedCodec(b"--"), decode=bytes.hex, encode=bytes.fromhex), b"ab--", [0, 0, 0, 0]),
+    ],
+)
+def test_a_decoder_tells_how_many_bytes_it_lacks(make: Callable[[], Any], stream: bytes, missing: list[int]) -> None:
+    codec, told = make(), list[int]()
+    assert codec.missing == 0
+    for piece in split(stream, range(len(stream))):
+        list(codec.decode(piece))
+        told.append(codec.missing)
+    assert told == missing
+    if missing[-1]:
+        until_refused(codec, b"")
+        assert codec.missing == 0
+
+
+# ---- many messages at a time
+
+
+def test_a_batch_is_what_a_chunk_completes_up_to_a_limit() -> None:
+    frames = [whole(LengthDelimitedCodec().encode(b"%d" % number)) for number in range(8)]
+    codec = batched(LengthDelimitedCodec(), at_most=3)
+    assert decoded(codec, b"".join(frames[:7]) + frames[7][:2]) == [[b"0", b"1", b"2"], [b"3", b"4", b"5"], [b"6"]]
+    assert decoded(codec, frames[7][2:3]) == []
+    assert decoded(codec, frames[7][3:]) == [[b"7"]]
+    assert decoded(codec, b"".join(frames[:3])) == [[b"0", b"1", b"2"]]
+    assert decoded(codec, b"") == []
+    assert decoded(batched(LinesCodec()), b"x\n" * 130) == [["x"] * 64, ["x"] * 64, ["x"] * 2]
+    assert decoded(batched(LinesCodec()), b"last", b"") == [["last"]]
+
+
+@given(st.lists(st.text("ab", max_size=5), max_size=30), st.integers(1, 5), st.data())
+def test_batches_hold_all_messages_in_order(lines: list[str], at_most: int, data: st.DataObject) -> None:
+    stream = b"".join(whole(LinesCodec().encode(line)) for line in lines)
+    assert whole(batched(LinesCodec()).encode(lines)) == stream
+    cuts = data.draw(st.sets(st.integers(0, len(stream)), max_size=5))
+    batches = decoded(batched(LinesCodec(), at_most=at_most), *split(stream, cuts), b"")
+    assert [line for batch in batches for line in batch] == lines
+    assert all(0 < len(batch) <= at_most for batch in batches)
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 3, 64])
+def test_messages_before_a_bad_frame_come_out_in_a_batch(at_most: int) -> None:
+    bad = b"\x01a\x01b\x01c\x80\x00"
+    batches, why = until_refused(batched(VarintDelimitedCodec(), at_most=at_most), bad)
+    assert [message for batch in batches for message in batch] == [b"a", b"b", b"c"]
+    assert "shortest" in why
+    codec = batched(mapped(LinesCodec(), decode=int, encode=str), at_most=at_most)
+    batches_of_ints, why = until_refused(codec, b"1\n2\n3\nx\n4\n")
+    assert [number for batch in batches_of_ints for number in batch] == [1, 2, 3]
+    assert "invalid literal" in why
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 64])
+def test_a_batch_belongs_to_the_one_who_takes_it(at_most: int) -> None:
+    taken = list[str]()
+    for batch in batched(LinesCodec(), at_most=at_most).decode(b"a\nb\nc\nd\ne\n"):
+        while batch:
+            taken.append(batch.pop(0))
+    assert taken == ["a", "b", "c", "d", "e"]
+
+
+def test_batches_that_were_not_iterated_over_come_next_time() -> None:
+    codec = batched(LinesCodec(), at_most=2)
+    codec.decode(b"a\nb\n")
+    some = iter(codec.decode(b"c\nd\ne\nf"))
+    assert next(some) == ["a", "b"]
+    del some
+    assert decoded(codec, b"g\n", b"") == [["c", "d"], ["e", "fg"]]
+
+
+def test_what_is_small_is_joined_in_the_frames_of_a_batch_and_what_is_large_is_not_copied() -> None:
+    codec = batched(LengthDelimitedCodec())
+    assert codec.encode([]) == b""
+    assert codec.encode([b"a", b"bc"]) == b"\0\0\0\x01a\0\0\0\x02bc"
+    large, other = b"x" * 50_000, b"y" * 60_000
+    frame = codec.encode([b"a", large, b"b", b"c", other, b"d"])
+    assert isinstance(frame, tuple)
+    assert [part is large or part is other for part in frame] == [False, True, False, True, False]
+    assert [message for batch in decoded(codec, whole(frame)) for message in batch] == [
+        b"a",
+        large,
+        b"b",
+        b"c",
+        other,
+        b"d",
+    ]
+    as_they_are = batched(BytesCodec()).encode([large, other])
+    assert isinstance(as_they_are, tuple)
+    assert as_they_are[0] is large
+    assert as_they_are[1] is other
+
+
+def test_only_lists_of_messages_are_sent_as_batches() -> None:
+    for wrong in ("text", ("a", "b"), None, iter(["a"])):
+        with pytest.raises(TypeError, match=f"a message must be list, not {type(wrong).__name__}"):
+            batched(LinesCodec()).encode(wrong)  # type: ignore[arg-type]  # for those without a checker
+    with pytest.raises(ValueError, match="LF"):
+        batched(LinesCodec()).encode(["fine", "a\nb"])
+
+
 # ---- what is refused of a peer
 
 
-@framed
+@every
 def test_a_stream_may_end_between_frames_and_nowhere_else(make: Callable[[], Codec[bytes]]) -> None:
     frame = whole(make().encode(b"message"))
     assert decoded(make(), b"") == []
@@ -226,7 +503,7 @@ def test_a_stream_may_end_between_frames_and_nowhere_else(make: Callable[[], Cod
         assert "ended" in why
 
 
-@framed
+@every
 def test_after_an_error_there_are_only_errors(make: Callable[[], Codec[bytes]]) -> None:
     codec = make()
     frame = whole(codec.encode(b"message"))
@@ -367,6 +644,15 @@ def test_a_message_may_be_as_long_as_max_length_and_no_longer(make: Callable[[],
         (lambda: LinesCodec("cp500"), "encoding.*cp500"),
         (lambda: LinesCodec("rot13"), "encoding.*rot13"),
         (lambda: LinesCodec("klingon"), "encoding.*klingon"),
+        (lambda: LinesCodec("utf-8\0"), "encoding.*utf-8"),
+        (lambda: LinesCodec("\ud800"), "encoding.*ud800"),
+        (lambda: LengthDelimitedCodec(prefix=2**20_000), "prefix"),
+        (lambda: HeaderCodec(0, len), "size"),
+        (lambda: HeaderCodec(5000, len), "size"),
+        (lambda: HeaderCodec(2**20_000, len), "size"),
+        (lambda: HeaderCodec(5, len, 0), "max_length"),
+        (lambda: batched(BytesCodec(), at_most=0), "at_most"),
+        (lambda: batched(BytesCodec(), at_most=2**70), "at_most"),
     ],
 )
 def test_a_wrong_argument_is_named(make: Callable[[], object], named: str) -> None:
@@ -374,9 +660,64 @@ def test_a_wrong_argument_is_named(make: Callable[[], object], named: str) -> No
         make()
 
 
-def test_a_delimiter_is_bytes() -> None:
-    with pytest.raises(TypeError, match="delimiter must be bytes, not str"):
-        DelimitedCodec("x")  # type: ignore[arg-type]  # for those without a checker
+NO_INT: list[Any] = [1.5, 100.0, True, "1", None, b"1"]
+
+
+@pytest.mark.parametrize("wrong", NO_INT)
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda wrong: LengthDelimitedCodec(max_length=wrong), "max_length"),
+        (lambda wrong: LengthDelimitedCodec(prefix=wrong), "prefix"),
+        (lambda wrong: VarintDelimitedCodec(max_length=wrong), "max_length"),
+        (lambda wrong: DelimitedCodec(b"x", wrong), "max_length"),
+        (lambda wrong: LinesCodec(max_length=wrong), "max_length"),
+        (lambda wrong: HeaderCodec(wrong, len), "size"),
+        (lambda wrong: HeaderCodec(5, len, wrong), "max_length"),
+        (lambda wrong: batched(BytesCodec(), at_most=wrong), "at_most"),
+    ],
+)
+def test_a_number_is_an_int(make: Callable[[Any], object], named: str, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"{named} must be an int"):
+        make(wrong)
+
+
+WRONG: Any = 5
+NO_INSTANCE: Any = LinesCodec
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: DelimitedCodec("x"), "delimiter must be bytes, not str"),  # type: ignore[arg-type]  # no checker
+        (lambda: DelimitedCodec(WRONG), "delimiter must be bytes, not int"),
+        (lambda: LengthDelimitedCodec(byteorder=WRONG), "byteorder must be str, not int"),
+        (lambda: LengthDelimitedCodec(prefix_included=WRONG), "prefix_included must be bool, not int"),
+        (lambda: LinesCodec(WRONG), "encoding must be str, not int"),
+        (lambda: HeaderCodec(5, WRONG), "length_of must be callable, not 5"),
+        (lambda: mapped(WRONG, decode=str, encode=str), "codec must be an instance with a method decode, not 5"),
+        (lambda: mapped(NO_INSTANCE, decode=str, encode=str), "codec must be an instance with a method decode"),
+        (lambda: mapped(LinesCodec(), decode=WRONG, encode=str), "decode must be callable, not 5"),
+        (lambda: mapped(LinesCodec(), decode=str, encode=WRONG), "encode must be callable, not 5"),
+        (lambda: batched(NO_INSTANCE), "codec must be an instance with a method decode"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(make: Callable[[], object], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LengthDelimitedCodec(max_length=2**70),
+        lambda: LengthDelimitedCodec(prefix=8, max_length=10**4000),
+        lambda: VarintDelimitedCodec(max_length=2**70),
+        lambda: DelimitedCodec(b"|", 2**70),
+    ],
+)
+def test_a_limit_may_be_any_number(make: Callable[[], Codec[bytes]]) -> None:
+    assert decoded(make(), whole(make().encode(b"x")), b"") == [b"x"]
 
 
 def test_a_prefix_limits_the_length_too() -> None:
@@ -524,6 +865,151 @@ def test_what_the_decoding_function_raises_is_the_peers_doing() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+class TypoError(NotImplementedError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        NameError("typo"),
+        UnboundLocalError("early"),
+        AttributeError("typo"),
+        ImportError("gone"),
+        ModuleNotFoundError("gone"),
+        AssertionError("never"),
+        NotImplementedError("later"),
+        TypoError("later"),
+    ],
+    ids=lambda bug: type(bug).__name__,
+)
+def test_what_only_a_bug_raises_is_not_the_peers_doing(bug: Exception) -> None:
+    def fail(line: str) -> str:
+        if line == "three":
+            raise bug
+        return line
+
+    codec = mapped(LinesCodec(), decode=fail, encode=str)
+    for outer in (codec, one_at_a_time(codec)):
+        messages = iter(outer.decode(b"one\ntwo\nthree\n"))
+        assert list(islice(messages, 2)) == ["one", "two"]
+        with pytest.raises(type(bug)) as caught:
+            next(messages)
+        assert caught.value is bug
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("\x1b[2J" + "x" * 4_000_000),
+        KeyError("k\n" * 1_000_000),
+        ZeroDivisionError(),
+        TypeError("list indices must be integers"),
+        RecursionError("too deep"),
+        LookupError(*range(100_000)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_error_for_a_refused_message_is_short_and_printable(error: Exception) -> None:
+    def fail(_: str) -> str:
+        raise error
+
+    with pytest.raises(FrameError) as caught:
+        list(mapped(LinesCodec(), decode=fail, encode=str).decode(b"x\n"))
+    text = str(caught.value)
+    assert text.startswith(f"a message is refused: {type(error).__name__}: ")
+    assert text.isprintable()
+    assert len(text) < 300
+    assert type(caught.value.__cause__) is type(error)
+    assert caught.value.__cause__ is not error
+    assert len(str(caught.value.__cause__)) <= 410  # a KeyError shows its text escaped once more
+
+
+class Message:
+    pass
+
+
+def chained(message: Message) -> Exception:
+    error = ValueError("no")
+    error.__cause__ = KeyError(message)
+    error.__dict__["message"] = message
+    return error
+
+
+@pytest.mark.parametrize("make_error", [ValueError, KeyError, chained], ids=["args", "key", "chained"])
+def test_the_cause_of_a_refusal_keeps_no_message_alive(make_error: Callable[[Message], Exception]) -> None:
+    seen = list[weakref.ref[Message]]()
+
+    def fail(line: str) -> Message:
+        message = Message()
+        seen.append(weakref.ref(message))
+        raise make_error(message)
+
+    def refused() -> FrameError:
+        with pytest.raises(FrameError) as caught:
+            list(mapped(LinesCodec(), decode=fail, encode=str).decode(b"x\n"))
+        return caught.value
+
+    error = refused()
+    assert error.__context__ is None
+    cause = error.__cause__
+    assert cause is not None
+    assert (cause.__traceback__, cause.__cause__, cause.__context__) == (None, None, None)
+    del error
+    gc.collect()
+    assert [ref() for ref in seen] == [None]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinesCodec("ascii"),
+        lambda: mapped(LinesCodec("latin-1"), decode=json.loads, encode=str),
+        lambda: mapped(DelimitedCodec(b"\n"), decode=lambda line: line.decode("ascii"), encode=str.encode),
+        lambda: HeaderCodec(4000, lambda header: int(header.decode("ascii"))),
+    ],
+    ids=["lines", "json", "unicode", "header"],
+)
+def test_a_refusal_keeps_little_memory(make: Callable[[], Codec[Any]]) -> None:
+    codec = make()
+    stream = b"\xff" * 1_000_000 + b"\n"
+
+    def refused() -> FrameError:
+        try:
+            list(codec.decode(stream))
+        except FrameError as error:
+            return error.with_traceback(None)
+        pytest.fail("nothing is refused")
+
+    refused()
+    codec = make()
+    tracemalloc.start()
+    try:
+        error = refused()
+        codec = make()
+        assert tracemalloc.get_traced_memory()[0] < 50_000
+    finally:
+        tracemalloc.stop()
+    assert error.__cause__ is not None
+    assert error.__context__ is None
+    assert len(str(error)) < 300
+
+
+def test_the_end_of_the_stream_is_passed_on_and_nothing_else_is_empty() -> None:
+    fed = list[bytes]()
+
+    class Noting(BytesCodec):
+        def decode(self, data: Any, /) -> Iterable[bytes]:
+            fed.append(data)
+            return super().decode(data)
+
+    for wrap in (batched, lambda codec: mapped(codec, decode=bytes.hex, encode=bytes.fromhex)):
+        fed.clear()
+        codec: Codec[Any] = wrap(Noting())
+        decoded(codec, b"a", b"b", b"")
+        assert fed == [b"a", b"b", b""]
+
+
 def test_an_error_of_ones_own_for_a_frame_stays_as_it_is() -> None:
     wrong = FrameError("not in our protocol")
 
@@ -650,10 +1136,16 @@ def test_a_mapped_codec_says_what_it_is() -> None:
     assert said.startswith("mapped(BytesCodec(), decode=<method 'hex'")
 
 
+def test_a_batched_and_a_header_codec_say_what_they_are() -> None:
+    assert repr(batched(BytesCodec(), at_most=3)) == "batched(BytesCodec(), at_most=3)"
+    assert repr(HeaderCodec(9, len, 10)) == "HeaderCodec(9, <built-in function len>, max_length=10)"
+
+
 def test_there_is_no_io_in_the_codecs() -> None:
     tree = ast.parse(Path(codecs.__file__).read_text(encoding="utf-8"))
     waiting = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, waiting)]
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert {name for name in modules if name not in sys.stdlib_module_names} <= {"errors", "collections.abc"}
+    allowed = {"errors", "_text", "config", "collections.abc"}
+    assert {name for name in modules if name not in sys.stdlib_module_names} <= allowed
