@@ -65,8 +65,9 @@ _MORE = 0x80  # the bit of a varint's byte that says that another one follows
 class Decoder(Protocol[M_co]):
     """Makes messages of the bytes that one peer sends; it serves one connection and owns its buffer.
 
-    A decoder may have an attribute or property `missing: int` as well: how many bytes it lacks for the next message, 0
-    when that is unknown. Whoever reads the stream may size its reads by it; it promises nothing.
+    A decoder may have an attribute or property `missing: int` as well: how many bytes it lacks, at least, for the next
+    message, or 0 when that is unknown. Who reads no more than that reads nothing that belongs to a later message. The
+    ready-made codecs with a length or a header have it, and what is mapped or batched of them.
     """
 
     def decode(self, data: bytes, /) -> Iterable[M_co]:
@@ -156,22 +157,28 @@ class _Incremental(ABC, Generic[M]):
 class _Prefixed(_Incremental[M]):
     """Frames that begin with their length, or with a header that tells it."""
 
-    def __init__(self, max_length: int, expressible: int | None = None) -> None:
+    def __init__(self, header: int, max_length: int, expressible: int | None = None) -> None:
         super().__init__(max_length, expressible)
         self._joined = min(self.max_length, _JOINED)
-        self.missing = 0
+        self._least = header  # bytes that a header has at least
+        self._missing = 0
+
+    @property
+    def missing(self) -> int:
+        """The least number of bytes that the next message lacks: of its payload, or of its header."""
+        return self._missing or max(self._least - len(self._rest), 1)
 
     def _keep(self, data: bytes, start: int, stop: int) -> int:
         """Keep the part of a frame that `data` has from `start`; the frame ends at `stop`. Return the end of `data`."""
         self._partial.add(data[start:])
-        self.missing = stop - len(data)
+        self._missing = stop - len(data)
         return len(data)
 
     def _refuse_length(self, size: int) -> NoReturn:
         self._refuse(f"a frame of {describe(size)} bytes was announced, max_length is {self.max_length}")
 
     def _check_end(self, unread: int) -> None:
-        missing, self.missing = self.missing, 0
+        missing, self._missing = self._missing, 0
         if missing:
             self._refuse(f"the stream ended within a frame, {missing} bytes of it are missing")
         if unread:
@@ -181,8 +188,8 @@ class _Prefixed(_Incremental[M]):
 class _LengthPrefixed(_Prefixed[bytes]):
     """Frames that begin with their length."""
 
-    def __init__(self, max_length: int, expressible: int, headers: Mapping[int, bytes]) -> None:
-        super().__init__(max_length, expressible)
+    def __init__(self, header: int, max_length: int, expressible: int, headers: Mapping[int, bytes]) -> None:
+        super().__init__(header, max_length, expressible)
         self._headers = headers
 
     def encode(self, message: bytes, /) -> Frame:
@@ -207,7 +214,7 @@ class LengthDelimitedCodec(_LengthPrefixed):
     `prefix` is the width of the length in bytes, 1 to 8; `byteorder` is "big" (the network's) or "little". With
     `prefix_included` the length counts itself, too. `max_length` is the most bytes a message may have, 8 MiB by
     default, and at most what the prefix can express: the attribute `max_length` has the limit that holds. A peer can
-    take twice that much memory (see the module). `missing` is the number of bytes that an unfinished message lacks.
+    take twice that much memory (see the module).
 
     Raises `ValueError` or `TypeError` naming the argument that is wrong.
     """
@@ -231,7 +238,7 @@ class LengthDelimitedCodec(_LengthPrefixed):
         self._byteorder: Literal["big", "little"] = byteorder
         self._included = included = prefix if prefix_included else 0
         self._unpack, headers = _fixed_width(prefix, byteorder, included)
-        super().__init__(max_length, 256**prefix - 1 - included, headers)
+        super().__init__(prefix, max_length, 256**prefix - 1 - included, headers)
 
     def __repr__(self) -> str:
         return (
@@ -249,10 +256,10 @@ class LengthDelimitedCodec(_LengthPrefixed):
         read, prefix, limit = self._unpack or self._read, self._prefix, self.max_length
         data, position, end = self._rest, 0, len(self._rest)
         try:
-            if self.missing > end:
-                position = self._keep(data, 0, self.missing)
-            elif self.missing:
-                position, self.missing = self.missing, 0
+            if self._missing > end:
+                position = self._keep(data, 0, self._missing)
+            elif self._missing:
+                position, self._missing = self._missing, 0
                 yield self._partial.take(data[:position])
             start = position + prefix
             while start <= end:
@@ -277,14 +284,13 @@ class VarintDelimitedCodec(_LengthPrefixed):
 
     Follows the unsigned-varint specification of multiformats: seven bits a byte, the least significant ones first, at
     most nine bytes, and only the shortest encoding of a number is accepted. `max_length` is the most bytes a message
-    may have, 8 MiB by default; a peer can take twice that much memory (see the module). `missing` is the number of
-    bytes that an unfinished message lacks.
+    may have, 8 MiB by default; a peer can take twice that much memory (see the module).
 
     Raises `ValueError` or `TypeError` if `max_length` is no positive int.
     """
 
     def __init__(self, *, max_length: int = DEFAULT_MAX_LENGTH) -> None:
-        super().__init__(max_length, 2**63 - 1, _varints)
+        super().__init__(1, max_length, 2**63 - 1, _varints)
 
     def __repr__(self) -> str:
         return f"VarintDelimitedCodec(max_length={self.max_length})"
@@ -292,10 +298,10 @@ class VarintDelimitedCodec(_LengthPrefixed):
     def _messages(self, ended: bool) -> Iterator[bytes]:
         data, position, end, limit = self._rest, 0, len(self._rest), self.max_length
         try:
-            if self.missing > end:
-                position = self._keep(data, 0, self.missing)
-            elif self.missing:
-                position, self.missing = self.missing, 0
+            if self._missing > end:
+                position = self._keep(data, 0, self._missing)
+            elif self._missing:
+                position, self._missing = self._missing, 0
                 yield self._partial.take(data[:position])
             while position < end:
                 size = data[position]
@@ -339,7 +345,7 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
     of bytes of the payload alone. It may check the rest of the header, too: a `ValueError` that it raises is a
     `FrameError`, as is a length that is negative or above `max_length`, all of them as soon as the header is in. Any
     other exception is a bug. `max_length` is the most bytes a payload may have, 8 MiB by default; a peer can take twice
-    that much memory (see the module). `missing` is the number of bytes that an unfinished payload lacks.
+    that much memory (see the module).
 
     Raises `ValueError` or `TypeError` naming the argument that is wrong.
     """
@@ -349,7 +355,7 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
         if size > _MAX_HEADER:
             raise ValueError(f"size must be at most {_MAX_HEADER} bytes, not {describe(size)}")
         _require_callable(length_of, "length_of")
-        super().__init__(max_length)
+        super().__init__(size, max_length)
         self._size = size
         self._length_of = length_of
         self._header = b""
@@ -397,10 +403,10 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
     def _messages(self, ended: bool) -> Iterator[tuple[bytes, bytes]]:
         data, position, end, size = self._rest, 0, len(self._rest), self._size
         try:
-            if self.missing > end:
-                position = self._keep(data, 0, self.missing)
-            elif self.missing:
-                position, self.missing = self.missing, 0
+            if self._missing > end:
+                position = self._keep(data, 0, self._missing)
+            elif self._missing:
+                position, self._missing = self._missing, 0
                 yield self._header, self._partial.take(data[:position])
             start = position + size
             while start <= end:
@@ -597,7 +603,7 @@ class _Wrapped(Generic[A]):
 
     @property
     def missing(self) -> int:
-        """The bytes that the codec within lacks for its next message, 0 when unknown."""
+        """The least number of bytes that the next message lacks, as the codec within tells; 0 when unknown."""
         missing: int = getattr(self._codec, "missing", 0)
         return missing
 

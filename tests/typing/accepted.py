@@ -51,7 +51,16 @@ from pea2pea import (
     Transport,
     Writing,
 )
-from pea2pea.codecs import BytesCodec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec, mapped
+from pea2pea.codecs import (
+    BytesCodec,
+    DelimitedCodec,
+    HeaderCodec,
+    LengthDelimitedCodec,
+    LinesCodec,
+    VarintDelimitedCodec,
+    batched,
+    mapped,
+)
 from pea2pea.testing import Strategy, check_codec, wait_until
 from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
@@ -546,6 +555,31 @@ def a_users_codec_is_mapped(codec: Codec[Ping]) -> Codec[int]:
     made = mapped(codec, decode=_number, encode=Ping)
     assert_type(made, Codec[int])
     return made
+
+
+def _length(header: bytes) -> int:
+    return header[0]
+
+
+def a_codec_with_headers_has_tuples(data: memoryview) -> None:
+    codec: Codec[tuple[bytes, bytes]] = HeaderCodec(1, _length)
+    assert_type(list(HeaderCodec(size=1, length_of=_length, max_length=100).decode(data)), list[tuple[bytes, bytes]])
+    assert_type(list(codec.decode(b"")), list[tuple[bytes, bytes]])
+    assert_type(HeaderCodec(1, _length, 100).encode((b"\1", b"a")), Frame)
+    assert_type(HeaderCodec(1, lambda header: header[0]).max_length, int)
+
+
+def a_batched_codec_has_lists(ours: Codec[Ping]) -> None:
+    lines: Codec[list[str]] = batched(LinesCodec(), at_most=8)
+    assert_type(list(lines.decode(b"")), list[list[str]])
+    assert_type(batched(LengthDelimitedCodec()), Codec[list[bytes]])
+    assert_type(batched(ours).encode([Ping(1)]), Frame)
+    assert_type(mapped(batched(ours), decode=len, encode=lambda count: [Ping(1)] * count), Codec[int])
+
+
+def a_decoder_may_tell_what_it_lacks() -> None:
+    assert_type(LengthDelimitedCodec().missing + VarintDelimitedCodec().missing, int)
+    assert_type(HeaderCodec(1, _length).missing, int)
 
 
 def frames_come_out_of_a_codec(node_of: Codec[Ping]) -> None:

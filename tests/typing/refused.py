@@ -34,7 +34,16 @@ from pea2pea import (
     Transport,
     Writing,
 )
-from pea2pea.codecs import BytesCodec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec, mapped
+from pea2pea.codecs import (
+    BytesCodec,
+    DelimitedCodec,
+    HeaderCodec,
+    LengthDelimitedCodec,
+    LinesCodec,
+    VarintDelimitedCodec,
+    batched,
+    mapped,
+)
 from pea2pea.testing import Strategy, check_codec, wait_until
 from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
@@ -381,6 +390,19 @@ mapped(LinesCodec(), decode=int, encode=bytes.decode)  # type: ignore[misc]  # s
 mapped(LinesCodec(), decode=int, encode=int.bit_length)  # type: ignore[arg-type]  # says: "encode"
 mapped(LinesCodec(), int, str)  # type: ignore[call-arg]  # says: "mapped" | positional
 parts_of_text: Frame = ("header", b"payload")  # type: ignore[assignment]  # says: tuple[str, bytes] | 'header'
+HeaderCodec("5", len)  # type: ignore[arg-type]  # says: "HeaderCodec", "int" | "size"
+HeaderCodec(5, 5)  # type: ignore[arg-type]  # says: "HeaderCodec" | "length_of"
+HeaderCodec(5, str.encode)  # type: ignore[arg-type]  # says: "HeaderCodec" | "length_of"
+HeaderCodec(5, len, max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
+HeaderCodec(5)  # type: ignore[call-arg]  # says: "length_of"
+HeaderCodec(5, len).encode(b"bytes")  # type: ignore[arg-type]  # says: "encode", "bytes" | "bytes"
+HeaderCodec(5, len).encode((b"header", "text"))  # type: ignore[arg-type]  # says: "encode", "tuple[bytes, str]" | "encode", "bytes"
+HeaderCodec(5, len).decode("text")  # type: ignore[arg-type]  # says: "decode" | "decode"
+batched(LinesCodec(), 64)  # type: ignore[call-arg]  # says: "batched" | positional
+batched(LinesCodec(), at_most="64")  # type: ignore[arg-type]  # says: "at_most"
+batched_wrongly: Codec[str] = batched(LinesCodec())  # type: ignore[assignment]  # says: Codec[list[str]] | Codec[list[str]]
+batched(LinesCodec()).encode("line")  # type: ignore[arg-type]  # says: "encode", "str" | "encode", "list[str]"
+batched(LinesCodec()).encode([b"line"])  # type: ignore[list-item]  # says: "bytes" | "encode", "list[bytes]"
 LengthDelimitedCodec(prefix="4")  # type: ignore[arg-type]  # says: "prefix"
 LengthDelimitedCodec(max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
 LengthDelimitedCodec(prefix_included="yes")  # type: ignore[arg-type]  # says: "prefix_included"
