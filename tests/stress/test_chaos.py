@@ -295,6 +295,8 @@ def check_the_account(users: list[Chaotic]) -> Counter[str]:
         if peer.origin in ORDERLY and not peer.aborted and not end.aborted:
             found["orderly ends"] += 1
             assert peer.connection.stats.messages_sent == peer.accepted
+            if end.origin not in ORDERLY:
+                assert end.connection.cause is None or isinstance(end.connection.cause, Planted)
             if end.origin is DisconnectOrigin.READING and end.connection.cause is None:
                 found["ends without a loss"] += 1
                 found["messages in them"] += end.got
