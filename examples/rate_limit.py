@@ -10,7 +10,6 @@ turned away when it comes back.
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -131,17 +130,8 @@ class FromHost(TCPTransport):
     def __init__(self, host: str) -> None:
         self.host = host
 
-    async def dial(self, addr: Address, /) -> ByteStream:
-        sock = socket.socket()
-        try:
-            sock.setblocking(False)
-            sock.bind((self.host, 0))
-            sock.connect_ex(addr)
-            await anyio.wait_writable(sock)
-            return self.wrap(sock)  # an OSError if it is not connected
-        except BaseException:
-            sock.close()
-            raise
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
+        return await super().dial(addr, local_addr=local_addr or (self.host, 0))
 
 
 class Client:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from inspect import getattr_static, iscoroutine, isfunction
 
 from ._address import Address, checked
+from ._text import describe
+
+SECONDS_MAX = 1_000_000_000  # of a timeout, 31 years; event loops count in milliseconds, in at most 64 bits
+BACKLOG_MAX = 2**31 - 1  # what listen(2) takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of a `Node`. They do not change; a mistake is a `ValueError` or `TypeError` that names the field.
 
-    name: the node's name in logs and task names; None: a sequential number.
+    name: the node's name in logs and task names, not empty; None: a sequential number.
     listener_addr: where `start_listening` listens (port 0: any free one); None: the node does not listen. To be
         reached from other machines, it listens at "0.0.0.0", or at "::" for IPv6 as well.
     listener_backlog: how many connections the kernel keeps for us until they are accepted.
@@ -22,9 +26,10 @@ class Config:
         it takes the slot of the inbound set-up, if there is one, that has been under way for longest.
     max_inbound: of these at most so many inbound ones, which keeps slots for our own dials; None: no limit of its own.
     max_connections_per_ip: connections with one IPv4 address or IPv6 prefix; loopback and hosts that are no IP literal
-        are exempt.
+        are exempt. A peer behind NAT64 counts by its IPv4 address (RFC 6052; for RFC 8215 by the whole address).
     ipv6_prefix: how many leading bits of an IPv6 address are counted as one peer.
-    max_connecting: set-ups at a time, for each direction by itself; never more than `max_connections`.
+    max_connecting: set-ups at a time, for each direction by itself; never more than `max_connections`, and what was
+        given again where `dataclasses.replace` raises that.
     connection_timeout: seconds that a TCP dial may take, for each address tried; the handshake has its own timeout.
     grace_period: seconds that an orderly end may take (hook, flush and goodbye together); 0: none.
     """
@@ -42,37 +47,58 @@ class Config:
     grace_period: float = 5.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, (str, type(None))):
+            raise TypeError(f"name must be a str or None, not {describe(self.name)}")
+        if self.name == "":
+            raise ValueError("name must not be empty; None gives a node a number")
+        if not isinstance(self.reuse_listener_port, bool):
+            raise TypeError(f"reuse_listener_port must be a bool, not {describe(self.reuse_listener_port)}")
         if self.listener_addr is not None:
             object.__setattr__(self, "listener_addr", checked(self.listener_addr, "listener_addr"))
-        for field in (
-            "listener_backlog", "max_connections", "max_inbound", "max_connections_per_ip", "ipv6_prefix",
-            "max_connecting",
+        for field, most in (
+            ("listener_backlog", BACKLOG_MAX), ("max_connections", sys.maxsize), ("max_inbound", sys.maxsize),
+            ("max_connections_per_ip", sys.maxsize), ("ipv6_prefix", 128), ("max_connecting", sys.maxsize),
         ):  # fmt: skip
             value = getattr(self, field)
             if value is not None or field != "max_inbound":
-                at_least_one(field, value)
-        if self.ipv6_prefix > 128:
-            raise ValueError(f"ipv6_prefix must be at most 128, not {self.ipv6_prefix!r}")
+                at_least_one(field, value, most)
         seconds("connection_timeout", self.connection_timeout)
-        if self.grace_period != 0:
-            seconds("grace_period", self.grace_period)
-        object.__setattr__(self, "max_connecting", min(self.max_connecting, self.max_connections))
+        seconds("grace_period", self.grace_period, or_none=True)
+        given = getattr(self.max_connecting, "given", self.max_connecting)
+        object.__setattr__(self, "max_connecting", _Clamped.of(given, self.max_connections))
 
 
-def seconds(what: str, value: object) -> None:
-    """Refuses a timeout that is no positive, finite number of seconds."""
+class _Clamped(int):
+    """A limit that another one bounds. It knows what was given: `dataclasses.replace` hands it on with a new bound."""
+
+    given: int
+
+    @classmethod
+    def of(cls, given: int, most: int) -> int:
+        """The limit given; if it is more than `most`, that."""
+        if given <= most:
+            return given
+        clamped = cls(most)
+        clamped.given = given
+        return clamped
+
+
+def seconds(what: str, value: object, *, or_none: bool = False) -> None:
+    """Refuses a timeout that is no number of seconds above 0 (0 is one with `or_none`), or too large for a timer."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{what} must be a number of seconds, not {value!r}")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{what} must be a positive, finite number of seconds, not {value!r}")
+        raise TypeError(f"{what} must be a number of seconds, not {describe(value)}")
+    if not (0 < value <= SECONDS_MAX or (or_none and value == 0)):
+        raise ValueError(f"{what} must be a positive number of seconds, at most {SECONDS_MAX}, not {describe(value)}")
 
 
-def at_least_one(what: str, value: object) -> None:
-    """Refuses a bound that is no whole number above 0."""
+def at_least_one(what: str, value: object, most: int = sys.maxsize) -> None:
+    """Refuses a bound that is no whole number from 1 to `most`."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{what} must be an int, not {value!r}")
+        raise TypeError(f"{what} must be an int, not {describe(value)}")
     if value < 1:
-        raise ValueError(f"{what} must be at least 1, not {value!r}")
+        raise ValueError(f"{what} must be at least 1, not {describe(value)}")
+    if value > most:
+        raise ValueError(f"{what} must be at most {most}, not {describe(value)}")
 
 
 def needs(what: str, given: object, *methods: str) -> None:

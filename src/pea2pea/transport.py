@@ -9,19 +9,21 @@ a bound on asyncio.)
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address
 from typing import Any, Protocol, cast
 
 from anyio import (
     BrokenResourceError,
+    BusyResourceError,
     ClosedResourceError,
     EndOfStream,
+    Event,
     TypedAttributeProvider,
     getaddrinfo,
     notify_closing,
@@ -32,7 +34,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
-from ._address import Address, canonical, literal
+from ._address import Address, canonical, from_sockaddr, is_local, literal, reachable, show, sockaddr
 from .codecs import Chunk
 
 if sys.platform == "linux":
@@ -66,7 +68,12 @@ class Listener(Protocol):
 
 
 class Transport(Protocol):
-    """Where a node's byte streams come from."""
+    """Where a node's byte streams come from.
+
+    `dial` may take the keyword `local_addr: Address | None = None` too, which `Node.connect(local_addr=...)` needs.
+    With a method `is_local(host: str, /) -> bool`, which says whether an address is this host's, a node that listens
+    at a wildcard address refuses to dial itself; without one no address is.
+    """
 
     async def resolve(self, addr: Address, /) -> Sequence[Address]:
         """The canonical addresses that `addr` may stand for, in the order to try them; `OSError` if there is none."""
@@ -104,51 +111,82 @@ def close_notify(stream: TypedAttributeProvider) -> bool:
     return True
 
 
+def names_of(stream: TypedAttributeProvider) -> tuple[Address, Address] | None:
+    """The local and the remote address of a stream's socket; None if it has none, or is closed."""
+    try:
+        names = [stream.extra(SocketAttribute.local_address, None), stream.extra(SocketAttribute.remote_address, None)]
+    except OSError:
+        return None
+    found = [canonical((name[0], name[1])) for name in names if isinstance(name, tuple)]
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
 class TCPTransport:
     """TCP, over IPv4 and IPv6: the transport a node has by default."""
 
     async def resolve(self, addr: Address, /) -> Sequence[Address]:
-        """The addresses of a host name, in the order of the system's resolver; of an IP literal, itself."""
+        """The addresses of a host name, in the order of the system's resolver; of an IP literal, itself.
+
+        The unspecified address ("0.0.0.0", "::", and what the system takes for it) is loopback, as it is when dialled.
+        """
+        return list(dict.fromkeys(map(reachable, await self._look_up(addr))))
+
+    async def _look_up(self, addr: Address) -> list[Address]:
         if literal(addr[0]) is not None:
+            sockaddr(addr)  # refuses a zone that there is not
             return [canonical(addr)]
         try:
             found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
         except UnicodeError as error:  # no name of hosts can be written so (RFC 5891)
-            raise socket.gaierror(socket.EAI_NONAME, f"{addr[0]!r} is no host name: {error}") from error
-        return list(dict.fromkeys(canonical((info[4][0], info[4][1])) for info in found))
+            raise socket.gaierror(socket.EAI_NONAME, f"{show(addr)} has no host name: {error!s:.100}") from error
+        return [from_sockaddr(info[4]) for info in found]
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
         """Listens at an IP literal or a host name; '::' takes IPv4 peers, too, where the system can."""
         await checkpoint()
-        return TCPListener((await self.resolve(addr))[0], backlog, reuse_port=reuse_port)
+        return TCPListener((await self._look_up(addr))[0], backlog, reuse_port=reuse_port)
 
-    async def dial(self, addr: Address, /) -> ByteStream:
-        """Connects to an IP literal. Raises the plain `OSError` of the failure; cancelling it closes the socket."""
-        family, sockaddr = _sockaddr(addr)
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
+        """Connects to an IP literal, from `local_addr` if that is given (port 0: any free one).
+
+        A port of `local_addr` may be one where this process listens with SO_REUSEPORT.
+        Raises the plain `OSError` of the failure; cancelling it closes the socket.
+        """
+        family, name = sockaddr(addr)
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
+            if local_addr is not None:
+                _bind(sock, local_addr)
             await checkpoint()  # who waited for a socket of the same number, just closed, must have let go of it
-            code = sock.connect_ex(sockaddr)
+            code = sock.connect_ex(name)
             if code == errno.EINPROGRESS:
-                await wait_writable(sock)
+                await _ready(wait_writable, sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
-                raise OSError(code, f"connecting to {addr[0]}:{addr[1]} failed: {errno.errorcode.get(code, code)}")
+                raise OSError(code, f"connecting to {show(addr)} failed: {os.strerror(code)}")
             if sock.getsockname() == sock.getpeername():
                 # TCP's simultaneous open with oneself (RFC 9293, section 3.5): nobody listens there
-                raise ConnectionRefusedError(errno.ECONNREFUSED, f"connecting to {addr[0]}:{addr[1]} was refused")
+                raise ConnectionRefusedError(errno.ECONNREFUSED, f"connecting to {show(addr)} was refused")
             return TCPStream(sock)
         except BaseException:
             sock.close()
             raise
 
     @staticmethod
+    def is_local(host: str, /) -> bool:
+        """Whether this machine owns the IP address."""
+        return is_local(host)
+
+    @staticmethod
     def wrap(sock: socket.socket) -> ByteStream:
         """A stream of a connected TCP socket, for `Node.adopt`; the stream takes the socket over.
 
-        Raises `OSError` if the socket is not connected, `ValueError` if it is no stream socket.
+        Raises `OSError` if the socket is not connected, `ValueError` if it is no stream socket, and `TypeError` for
+        anything that is no plain socket: nobody else may read or write on it, as `ssl.SSLSocket` and asyncio do.
         """
+        if not isinstance(cast("object", sock), socket.socket) or isinstance(sock, ssl.SSLSocket):
+            raise TypeError(f"a plain socket.socket is needed, not {sock!r:.200}; for TLS use a handshake")
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"a connected stream socket is needed, not {sock!r}")
         sock.getpeername()
@@ -159,11 +197,49 @@ class TCPTransport:
         return "TCPTransport()"
 
 
+def _bind(sock: socket.socket, addr: Address) -> None:
+    """Bind a socket that will dial; `OSError` as the system says, or if the families differ."""
+    family, name = sockaddr(addr)
+    if family != sock.family:
+        raise OSError(
+            errno.EAFNOSUPPORT, f"cannot dial from {show(addr)}: the peer's address is of the other IP family"
+        )
+    if addr[1]:
+        for option in ("SO_REUSEADDR", "SO_REUSEPORT"):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+    elif sys.platform == "linux":
+        with suppress(OSError):  # so that a port is chosen for the peer at hand, and may serve for others (ip(7))
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+    try:
+        sock.bind(name)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot dial from {show(addr)}: {error.strerror}") from error
+
+
+async def _ready(wait: Callable[[socket.socket], Awaitable[None]], sock: socket.socket) -> None:
+    """Wait for a socket, and raise what the event loops raise for a useless one as one kind of error, `OSError`."""
+    try:
+        await wait(sock)
+    except (ValueError, RuntimeError) as error:  # a closed descriptor; one that a transport of asyncio's uses
+        raise OSError(errno.EBADF, f"the socket cannot be waited for: {error}") from error
+
+
+def _forget(sock: socket.socket) -> None:
+    """Wake those who wait for a socket that is about to be closed, and close it; never raises."""
+    for _ in range(2):  # if somebody else has closed it, asyncio may fail to wake the writer, and only then the reader
+        with suppress(OSError, ValueError, RuntimeError):
+            notify_closing(sock)
+            break
+    with suppress(OSError):
+        sock.close()
+
+
 class TCPListener:
     """A listening TCP socket."""
 
     def __init__(self, addr: Address, backlog: int, *, reuse_port: bool) -> None:
-        family, sockaddr = _sockaddr(addr)
+        family, place = sockaddr(addr)
         self._sock = sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -173,13 +249,13 @@ class TCPListener:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, addr[0] != "::")
-            sock.bind(sockaddr)
+            sock.bind(place)
             sock.listen(backlog)
             name = sock.getsockname()
         except OSError as error:
             sock.close()
-            raise OSError(error.errno, f"cannot listen at {addr[0]}:{addr[1]}: {error.strerror}") from error
-        self.addr: Address = canonical((name[0], name[1]))
+            raise OSError(error.errno, f"cannot listen at {show(addr)}: {error.strerror}") from error
+        self.addr: Address = from_sockaddr(name)
 
     async def accept(self) -> tuple[ByteStream, Address]:
         """See `Listener.accept`. A connection that its peer aborted before it was accepted is passed over."""
@@ -187,39 +263,48 @@ class TCPListener:
             try:
                 sock, name = self._sock.accept()
             except BlockingIOError:
-                await wait_readable(self._sock)
+                await _ready(wait_readable, self._sock)
             except OSError as error:
                 if error.errno not in _ABORTED:
                     raise
                 await checkpoint()
             else:
                 sock.setblocking(False)
-                return TCPStream(sock), canonical((name[0], name[1]))
+                return TCPStream(sock), from_sockaddr(name)
 
     async def aclose(self) -> None:
-        """Closes the socket; an `accept` that waits raises `ClosedResourceError`."""
-        notify_closing(self._sock)
-        self._sock.close()
+        """Closes the socket; an `accept` that waits raises `ClosedResourceError`. Dials are refused from here on."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # also where a forked child has it, too
+        _forget(self._sock)
         await checkpoint()
 
     def __repr__(self) -> str:
         state = ", closed" if self._sock.fileno() < 0 else ""
-        return f"<TCPListener at {self.addr[0]}:{self.addr[1]}{state}>"
+        return f"<TCPListener at {show(self.addr)}{state}>"
 
 
 class TCPStream(ByteStream):
     """A connected stream socket: bounded memory, TCP_NODELAY, SO_KEEPALIVE.
 
     Beside AnyIO's interface it has one for the node that does not wait: `receive_nowait`, `send_nowait`, `close`.
-    One task may receive while another one sends.
+    One task may receive while another one sends. Bytes are never mixed: `send`s that are called while one is under
+    way go out after it, in the order of the calls (a TLS wrapper sends from `receive`, too; RFC 8446, section 4.6);
+    anything else that would get in between raises `BusyResourceError` before the first byte.
+
+    A subclass for another kind of socket gives it `recv`, `send`, `sendmsg`, `shutdown`, `setsockopt` and `fileno`, and
+    overrides `readable`, `writable`, `unacknowledged` and `_release`.
     """
 
-    __slots__ = ("_back", "_size", "_sock", "held")
+    __slots__ = ("_back", "_half_sent", "_receiving", "_senders", "_size", "_sock", "held")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
         self._back = b""  # what was put back
+        self._receiving = False  # a `receive` waits
+        self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
+        self._half_sent = False  # the rest of what `send_nowait` was given is still to come
         self.held: bool = False
         """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
         with suppress(OSError):  # a Unix socket has none of these
@@ -229,8 +314,10 @@ class TCPStream(ByteStream):
     def receive_nowait(self, max_bytes: int = 0) -> bytes | None:
         """What is there, b"" at the end of the stream, None if there is nothing yet; `OSError` as the system says.
 
-        Without `max_bytes` the size of a read follows what comes.
+        Without `max_bytes` the size of a read follows what comes. Raises `BusyResourceError` while a `receive` waits.
         """
+        if self._receiving:
+            raise BusyResourceError("receiving from")
         size = max_bytes or self._size
         if self._back:
             data, self._back = self._back[:size], self._back[size:]
@@ -251,41 +338,59 @@ class TCPStream(ByteStream):
         self._back = data + self._back
 
     def send_some(self, part: Chunk) -> int:
-        """Hand over as much as the kernel takes now, and say how many bytes that were; `OSError` as the system says."""
+        """As `send_nowait`, for one part; returns how many of its bytes the kernel took."""
+        if self._senders:
+            raise BusyResourceError("sending to")
         try:
-            return self._sock.send(part)
+            sent = self._sock.send(part)
         except (BlockingIOError, InterruptedError):
-            return 0
+            sent = 0
+        self._half_sent = sent < len(part)
+        return sent
 
     def send_nowait(self, parts: list[Chunk]) -> list[Chunk]:
-        """Hand over what the kernel takes now, and return the rest; `OSError` as the system says."""
+        """Hand over what the kernel takes now, and return the rest, which the next call must begin with.
+
+        Raises `OSError` as the system says, and `BusyResourceError` while a `send` is under way.
+        """
         if len(parts) == 1 or not _SENDMSG:
             sent = self.send_some(parts[0])
+        elif self._senders:
+            raise BusyResourceError("sending to")
         else:
             try:
                 sent = self._sock.sendmsg(parts[:PARTS_MAX])
             except (BlockingIOError, InterruptedError):
-                return parts
+                sent = 0
         for index, part in enumerate(parts):
             if sent < len(part):
+                self._half_sent = True
                 return [memoryview(part)[sent:] if sent else part, *parts[index + 1 :]]
             sent -= len(part)
+        self._half_sent = False
         return []
 
     def readable(self) -> Awaitable[None]:
-        """Wait until there is something to receive."""
-        return checkpoint() if self._back else wait_readable(self._sock)
+        """Wait until there is something to receive; `OSError` if the socket cannot be waited for."""
+        return checkpoint() if self._back else _ready(wait_readable, self._sock)
 
     def writable(self) -> Awaitable[None]:
-        """Wait until the kernel takes more."""
-        return wait_writable(self._sock)
+        """Wait until the kernel takes more; `OSError` if the socket cannot be waited for."""
+        return _ready(wait_writable, self._sock)
 
     async def receive(self, max_bytes: int = TAKE_MAX) -> bytes:
-        """As AnyIO's `ByteReceiveStream.receive`. Cancelling it loses nothing."""
+        """As AnyIO's `ByteReceiveStream.receive`; `BusyResourceError` while another one waits.
+
+        Cancelling it loses nothing.
+        """
         await checkpoint()
         try:
             while (data := self.receive_nowait(max_bytes)) is None:
-                await wait_readable(self._sock)
+                self._receiving = True
+                try:
+                    await self.readable()
+                finally:
+                    self._receiving = False
         except OSError as error:
             raise self._gone() from error
         if not data:
@@ -293,17 +398,42 @@ class TCPStream(ByteStream):
         return data
 
     async def send(self, item: bytes) -> None:
-        """As AnyIO's `ByteSendStream.send`. Cancelling it leaves an unknown part sent."""
-        await checkpoint()
-        rest: list[Chunk] = [item]
+        """As AnyIO's `ByteSendStream.send`; waits for those that were called before, and keeps their order.
+
+        Raises `BusyResourceError` if the rest of what `send_nowait` was given is still to come. Cancelling it leaves
+        an unknown part sent, or nothing while it waits for another one.
+        """
+        turn = Event()
+        self._senders.append(turn)  # before anything is waited for: the order of the calls is that of TLS records
         try:
-            while item and (rest := self.send_nowait(rest)):
-                await wait_writable(self._sock)
+            await checkpoint()
+            if self._senders[0] is not turn:
+                await turn.wait()
+            if self._half_sent:
+                raise BusyResourceError("sending to")
+            await self._send_all(memoryview(item).cast("B"))
         except OSError as error:
             raise self._gone() from error
+        finally:
+            was_first = self._senders[0] is turn
+            self._senders.remove(turn)
+            if was_first and self._senders:
+                self._senders[0].set()
+
+    async def _send_all(self, rest: memoryview) -> None:
+        while rest:
+            with suppress(BlockingIOError, InterruptedError):
+                rest = rest[self._sock.send(rest) :]
+            if rest:
+                await self.writable()
 
     async def send_eof(self) -> None:
-        """Half-close: the peer finds the end of the stream behind all that was sent (RFC 9293, section 3.6)."""
+        """Half-close: the peer finds the end of the stream behind all that was sent (RFC 9293, section 3.6).
+
+        Raises `BusyResourceError` while a `send` is under way.
+        """
+        if self._senders:
+            raise BusyResourceError("sending to")
         await checkpoint()
         try:
             self._sock.shutdown(socket.SHUT_WR)
@@ -317,17 +447,24 @@ class TCPStream(ByteStream):
         await checkpoint()
 
     def close(self, *, reset: bool = False) -> None:
-        """Close the socket now; whoever waits for it meets `ClosedResourceError`.
+        """Close the socket now; never raises. Whoever waits for it meets `ClosedResourceError`.
 
-        With `reset` what the kernel still holds for the peer is thrown away, and the peer sees a reset.
+        The peer sees the end even where a forked child has the socket, too. With `reset` what the kernel still holds
+        for the peer is thrown away, and the peer sees a reset.
         """
         self._back = b""
         if self._sock.fileno() >= 0:
+            self._release(reset=reset)
+
+    def _release(self, *, reset: bool) -> None:
+        sock = self._sock
+        with suppress(OSError):
             if reset:
-                with suppress(OSError):
-                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            notify_closing(self._sock)
-            self._sock.close()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                _disconnect(sock)
+            else:
+                sock.shutdown(socket.SHUT_RDWR)
+        _forget(sock)
 
     def unacknowledged(self) -> int | None:
         """Bytes sent, the end of the stream included, that the peer's kernel has not confirmed; None: unknown."""
@@ -364,6 +501,13 @@ class TCPStream(ByteStream):
             return "<TCPStream, closed>"
 
 
+_BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT of Linux, which Python knows since version 3.12
+_connect: Callable[[int, bytes, int], int] | None = None
+if sys.platform == "linux":
+    with suppress(ImportError, OSError):  # a Python without ctypes, or without shared libraries
+        import ctypes
+
+        _connect = ctypes.CDLL(None).connect
 _SENDMSG = hasattr(socket.socket, "sendmsg")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 # errors of connections that ended before they were accepted (accept(2), "Error handling")
@@ -373,15 +517,19 @@ _ABORTED = {
 }  # fmt: skip
 
 
-def _sockaddr(addr: Address) -> tuple[int, Any]:
-    """The family and the system's form of an IP literal; `socket.gaierror` for anything else."""
-    ip = literal(addr[0])
-    if isinstance(ip, IPv4Address) and 0 <= addr[1] <= 65535:  # the system does the same, but takes its time
-        return socket.AF_INET, (str(ip), addr[1])
-    info = socket.getaddrinfo(*addr, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)[0]
-    return info[0], info[4]
+def _disconnect(sock: socket.socket) -> None:
+    """Reset a TCP connection at once, also where a forked child has the socket, too.
+
+    SO_LINGER does that only when the last one closes it; connecting to AF_UNSPEC does it now (connect(2)), which a
+    `socket.socket` cannot. Elsewhere than on Linux nothing is done.
+    """
+    if _connect is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        _connect(sock.fileno(), bytes(16), 16)
 
 
 def _name(name: Any) -> str | tuple[str, int]:
-    """A socket's name as AnyIO gives it: IPv6 without flow and scope."""
-    return cast("str | tuple[str, int]", name[:2] if isinstance(name, tuple) else name)
+    """A socket's name as AnyIO gives it: IPv6 without flow, and its scope, if any, as a zone."""
+    if not isinstance(name, tuple):
+        return cast("str", name)
+    host, port, *more = cast("tuple[str, int, int, int]", name)
+    return (f"{host}%{more[1]}" if more and more[1] and "%" not in host else host), port

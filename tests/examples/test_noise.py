@@ -314,8 +314,8 @@ class Mischief(TCPTransport):
     def __init__(self, flip: int | None) -> None:
         self.flip = flip
 
-    async def dial(self, addr: Address, /) -> ByteStream:
-        return Recorder(await super().dial(addr), self.flip)
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
+        return Recorder(await super().dial(addr, local_addr=local_addr), self.flip)
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
         raise NotImplementedError

@@ -189,7 +189,7 @@ async def test_another_host_at_the_port_where_it_listens_is_no_self() -> None:
 
 async def test_a_foreign_address_at_the_port_of_a_wildcard_listener_is_no_self() -> None:
     class Refusing(TCPTransport):
-        async def dial(self, addr: Address) -> ByteStream:
+        async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
             raise ConnectionRefusedError(f"as if from {addr[0]}")
 
     async with User(Config(listener_addr=("0.0.0.0", 0)), transport=Refusing()).node as node:  # noqa: S104

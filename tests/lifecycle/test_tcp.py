@@ -45,9 +45,9 @@ class Names(TCPTransport):
     async def resolve(self, addr: Address) -> Sequence[Address]:
         return self.found if addr[0] == "some.name" else await super().resolve(addr)
 
-    async def dial(self, addr: Address) -> ByteStream:
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
         self.dialled.append(addr)
-        return await super().dial(addr)
+        return await super().dial(addr, local_addr=local_addr)
 
 
 # Dialling
@@ -210,7 +210,7 @@ class SamePort(TCPTransport):
 
     attempts = 0
 
-    async def dial(self, addr: Address) -> ByteStream:
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
         self.attempts += 1
         real = socket.socket.connect_ex
 
@@ -220,7 +220,7 @@ class SamePort(TCPTransport):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(socket.socket, "connect_ex", connect_ex)
-            return await super().dial(addr)
+            return await super().dial(addr, local_addr=local_addr)
 
 
 async def test_any_transport_will_do() -> None:
@@ -240,7 +240,7 @@ async def test_any_transport_will_do() -> None:
 
 async def test_what_a_transport_raises_at_a_dial_comes_out_of_connect() -> None:
     class Broken(TCPTransport):
-        async def dial(self, addr: Address) -> ByteStream:
+        async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
             raise ZeroDivisionError("a bug")
 
     async with User(Config(max_connections=1), transport=Broken()).node as node:
@@ -459,6 +459,9 @@ async def test_a_connection_that_ended_before_it_was_accepted_is_passed_over(cod
 
         def fileno(self) -> int:
             return self.sock.fileno()
+
+        def shutdown(self, how: int) -> None:
+            self.sock.shutdown(how)
 
         def close(self) -> None:
             self.sock.close()
