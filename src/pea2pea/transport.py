@@ -450,7 +450,8 @@ class TCPStream(ByteStream):
         """Close the socket now; never raises. Whoever waits for it meets `ClosedResourceError`.
 
         The peer sees the end even where a forked child has the socket, too. With `reset` what the kernel still holds
-        for the peer is thrown away, and the peer sees a reset.
+        for the peer is thrown away, and the peer sees a reset; likewise where the peer has sent what nobody has
+        received (RFC 2525, section 2.17).
         """
         self._back = b""
         if self._sock.fileno() >= 0:
@@ -461,6 +462,7 @@ class TCPStream(ByteStream):
         with suppress(OSError):
             if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            if reset or _has_unread(sock):
                 _disconnect(sock)
             else:
                 sock.shutdown(socket.SHUT_RDWR)
@@ -517,10 +519,16 @@ _ABORTED = {
 }  # fmt: skip
 
 
+def _has_unread(sock: socket.socket) -> bool:
+    with suppress(OSError):
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    return False
+
+
 def _disconnect(sock: socket.socket) -> None:
     """Reset a TCP connection at once, also where a forked child has the socket, too.
 
-    SO_LINGER does that only when the last one closes it; connecting to AF_UNSPEC does it now (connect(2)), which a
+    Closing it resets it only when nobody else has it; connecting to AF_UNSPEC does it now (connect(2)), which a
     `socket.socket` cannot. Elsewhere than on Linux nothing is done.
     """
     if _connect is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
