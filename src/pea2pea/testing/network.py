@@ -21,13 +21,14 @@ import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
 
-from anyio import BusyResourceError, CancelScope, ClosedResourceError, EndOfStream, Event, current_time
+from anyio import BusyResourceError, CancelScope, ClosedResourceError, Event, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import Self
 
@@ -539,7 +540,7 @@ class _End:
 
     __slots__ = (
         "_acks", "_eof_acknowledged", "_eof_in", "_eof_out", "_eof_sent", "_flight", "_inbox", "_is_dead", "_is_orphan",
-        "_last", "_lost", "_out", "_reader", "_resets", "_tries", "_unacknowledged", "_writer", "boot", "error", "host",
+        "_last", "_lost", "_out", "_reader", "_tries", "_unacknowledged", "_writer", "boot", "error", "host",
         "is_closed", "is_connecting", "is_void", "local", "network", "peer", "remote",
     )  # fmt: skip
 
@@ -561,7 +562,6 @@ class _End:
         self._tries = 0
         self._eof_in = False  # the peer's FIN has come
         self._eof_out = self._eof_sent = self._eof_acknowledged = False  # our own
-        self._resets = False  # SO_LINGER
         self._reader: Event | None = None
         self._writer: Event | None = None
 
@@ -573,7 +573,7 @@ class _End:
             return
         self._is_orphan = True
         if not (self._is_dead or self.is_connecting) and self.peer is not None:
-            if reset or self._resets or self._inbox:
+            if reset or self._inbox:
                 self.give_up()
             else:
                 self._eof_out = True
@@ -837,9 +837,8 @@ class _Socket(_End):
         self._eof_out = True
         self.push()
 
-    def setsockopt(self, _level: int, option: int, _value: object) -> None:
-        """All that is asked for is the reset that SO_LINGER makes of a close."""
-        self._resets = self._resets or option == socket.SO_LINGER
+    def setsockopt(self, _level: int, _option: int, _value: object) -> None:
+        """Nothing depends on options here."""
 
     def close(self, *, reset: bool = False) -> None:
         """Close it: with a reset, where something is unread (RFC 2525, section 2.17)."""
@@ -916,33 +915,17 @@ class _Stream(TCPStream):
         super().__init__(cast("socket.socket", sock))
 
     def readable(self) -> Awaitable[None]:
-        return self._simulated.wait("reader", self._simulated.is_readable)
+        sock = self._simulated
+        return checkpoint() if self._back else sock.wait("reader", sock.is_readable)
 
     def writable(self) -> Awaitable[None]:
         return self._simulated.wait("writer", self._simulated.is_writable)
 
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        await checkpoint()
-        try:
-            while (data := self.receive_nowait(max_bytes)) is None:
-                await self.readable()
-        except OSError as error:
-            raise self._gone() from error
-        if not data:
-            raise EndOfStream
-        return data
-
-    async def send(self, item: bytes) -> None:
-        await checkpoint()
-        rest: list[Any] = [item]
-        try:
-            while item and (rest := self.send_nowait(rest)):
-                await self.writable()
-        except OSError as error:
-            raise self._gone() from error
-
-    def close(self, *, reset: bool = False) -> None:
-        self._simulated.close(reset=reset)
-
     def unacknowledged(self) -> int | None:
         return None if self._simulated.is_closed else self._simulated.unacknowledged()
+
+    def _release(self, *, reset: bool) -> None:
+        with suppress(OSError):  # as the kernel's, which is shut down first
+            if not reset:
+                self._simulated.shutdown(socket.SHUT_RDWR)
+        self._simulated.close(reset=reset)
