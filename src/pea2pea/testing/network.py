@@ -21,7 +21,6 @@ import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -925,7 +924,4 @@ class _Stream(TCPStream):
         return None if self._simulated.is_closed else self._simulated.unacknowledged()
 
     def _release(self, *, reset: bool) -> None:
-        with suppress(OSError):  # as the kernel's, which is shut down first
-            if not reset:
-                self._simulated.shutdown(socket.SHUT_RDWR)
         self._simulated.close(reset=reset)
