@@ -17,6 +17,7 @@ from pea2pea import Address, AlreadyConnectedError, Config, NodeClosedError, TCP
 from pea2pea.transport import TCPListener
 
 from ..helpers import LOCALHOST, Echo, MemoryNetwork, RawListener, RawPeer, User, connect, two_nodes, wait_until
+from ..transport.streams import FAMILIES, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -251,26 +252,6 @@ async def test_what_a_transport_raises_at_a_dial_comes_out_of_connect() -> None:
 
 
 # The stream
-
-
-@contextmanager
-def wrapped(family: str = "TCP", *, buffer: int | None = None) -> Generator[tuple[ByteStream, RawPeer]]:
-    """A stream of a connected socket, and the socket's other end."""
-    if family == "TCP":
-        with socket.create_server((LOCALHOST, 0)) as listener:
-            if buffer is not None:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-            one = socket.create_connection(listener.getsockname())
-            other, _ = listener.accept()
-    else:
-        one, other = socket.socketpair()
-    if buffer is not None:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-    with one, RawPeer(other) as peer:
-        yield TCPTransport.wrap(one), peer
-
-
-FAMILIES = ["TCP", "Unix"] if hasattr(socket, "AF_UNIX") else ["TCP"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
