@@ -397,3 +397,53 @@ async def test_a_peer_that_leaves_during_the_handshake_is_no_bug() -> None:
         await wait_until(lambda: not node.connecting)
         assert node.heuristics.hook_errors == 0
         assert is_untouched(responder)
+
+
+# What a handshake registers
+
+
+class Registrar(User):
+    """Registers its inbound peers in the handshake, and takes them back as `Handshake` says."""
+
+    def __init__(self) -> None:
+        super().__init__(Config(max_connections=1), enable=ALL)
+        self.registered: set[Connection] = set()
+        self.taken_back: list[Connection] = []
+        self.begun, self.go_on = Event(), Event()
+        self.shake_hands = self.register
+
+    async def register(self, connection: Connection, stream: ByteStream) -> ByteStream:
+        if connection.side is Side.RESPONDER:
+            self.begun.set()
+            with CancelScope(shield=True):  # so that it returns although its slot was taken meanwhile
+                await self.go_on.wait()
+            self.node.start_soon(self.take_back, connection)
+            self.registered.add(connection)
+        return stream
+
+    async def take_back(self, connection: Connection) -> None:
+        await connection.wait_closed()
+        self.registered.remove(connection)
+        self.taken_back.append(connection)
+
+
+@pytest.mark.parametrize("end", ["before it is established", "after it was established"])
+async def test_what_a_handshake_registers_is_taken_back_whatever_comes_of_the_connection(end: str) -> None:
+    """Before it is established: a dial has taken its slot when the handshake returns."""
+    user, other = Registrar(), User(enable=())
+    async with other.node, user.node, create_task_group() as group:
+        with await RawPeer.dial(await user.node.start_listening()) as peer:
+            await user.begun.wait()
+            if end.startswith("before"):
+                group.start_soon(user.node.connect, await other.node.start_listening())
+                await wait_until(lambda: user.node.heuristics.inbound_rejections)
+                user.go_on.set()
+                assert await peer.is_refused()
+            else:
+                user.go_on.set()
+                await wait_until(lambda: user.connected)
+                assert user.registered == set(user.node.connections.values())
+        await wait_until(lambda: user.taken_back)
+        assert not user.registered
+        assert user.taken_back == user.shaken[:1]
+        assert bool(user.ended) == end.startswith("after")

@@ -24,8 +24,9 @@ class Handshake(Protocol):
     def perform_handshake(self, connection: Connection, stream: ByteStream, /) -> Coroutine[Any, Any, ByteStream]:
         """Say, on both sides, whatever it takes to become peers.
 
-        Returns the stream to go on with: the given one, or one that wraps it (TLS, Noise, a buffered stream). Bytes
-        that were read too far must be in the returned one.
+        Returns the stream to go on with: the given one, or one that wraps it (TLS, Noise). Bytes that were read too
+        far must be in the returned one. `pea2pea.handshakes` has what nearly every handshake needs: typed messages,
+        and TLS.
 
         Any exception refuses the peer: the stream is closed, and a `connect` or `adopt` of this node that waits for it
         raises `HandshakeError` from it. The other side learns of it only as the end of the stream: if it must know,
@@ -33,6 +34,14 @@ class Handshake(Protocol):
 
         It is cancelled at the timeout given to `enable_handshake`, at shutdown, and when the `connect` or `adopt` that
         waits for it is cancelled. The connection is not in `Node.connections` yet.
+
+        After it has returned, the connection may still not be established: a shutdown or a dial that needs the slot
+        can come first, and then neither `on_connect` nor `on_disconnect` is called. So keep what the handshake learns
+        under the connection in a `WeakKeyDictionary`, and register the peer in `on_connect`, where `on_disconnect`
+        is sure to follow. Where the handshake itself must register the peer (to refuse a second connection),
+        start a task of the node's (`Node.start_soon`) that awaits `connection.wait_closed()` and takes the entry
+        back: it returns at the end of the connection, and also where the connection was not established. A
+        task of `Connection.start_soon` is cancelled by then.
         """
         ...
 
