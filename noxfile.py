@@ -80,7 +80,7 @@ def lowest(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Run the tests on all three loops, and report the branches of the library that none of them took."""
     install(session, "test", pins=("coverage",))
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-n", "0", *session.posargs)
     session.run("coverage", "report", "--fail-under=98")
 
 
@@ -118,7 +118,7 @@ def profile(session: nox.Session) -> None:
 def stress(session: nox.Session) -> None:
     """Run the tests that take minutes."""
     install(session, "test")
-    session.run("python", "-m", "pytest", "-m", "stress", "--timeout=600", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "stress", "-n", "0", "--timeout=600", *session.posargs)
 
 
 @nox.session

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pea2pea import Config
 from pea2pea.codecs import LengthDelimitedCodec
 
-from ..helpers import User
+from ..helpers import RawPeer, User, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from pea2pea import Frame
 
 
@@ -32,3 +35,14 @@ class CountingCodec(LengthDelimitedCodec):
             raise ArithmeticError("bad")
         self.sender.encoded.append(message)
         return super().encode(message)
+
+
+@asynccontextmanager
+async def crowd(sender: Sender, count: int = 20) -> AsyncGenerator[list[RawPeer]]:
+    """Enter the sender's node, and connect it to so many peers."""
+    async with sender.node as node:
+        addr = await node.start_listening()
+        with ExitStack() as stack:
+            peers = [stack.enter_context(await RawPeer.dial(addr)) for _ in range(count)]
+            await wait_until(lambda: len(node.connections) == count)
+            yield peers

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, asynccontextmanager
-from itertools import cycle
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from anyio import CancelScope, Event, create_task_group
@@ -12,33 +10,15 @@ from anyio.lowlevel import checkpoint
 
 from pea2pea import DeliveryError, NotConnectedError, QueueFullError
 
-from ..helpers import RawPeer, User, connect, turns, two_nodes, wait_until
-from .outgoing import CountingCodec, Sender
+from ..helpers import User, connect, turns, two_nodes, wait_until
+from .outgoing import Sender, crowd
 from .stuck import CLOG, stuck_peer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from pea2pea import Frame
+    pass
 
 MUCH = 1 << 30
 either_way = pytest.mark.parametrize("over", ["socket", "memory"])
-
-
-class Unable(CountingCodec):
-    tried = 0
-
-    def encode(self, message: bytes, /) -> Frame:
-        self.tried += 1
-        raise NotImplementedError
-
-
-class Unfit(CountingCodec):
-    tried = 0
-
-    def encode(self, message: bytes, /) -> Frame:
-        self.tried += 1
-        return cast("Frame", "a string")
 
 
 # Whom to send to
@@ -450,71 +430,3 @@ async def test_what_an_encoder_raises_is_the_callers_and_nothing_is_sent() -> No
         assert connection in sender.node.connections.values()
         assert sender.node.heuristics.hook_errors == 0
         assert connection.stats.messages_sent == 1
-
-
-# Broadcasting
-
-
-@asynccontextmanager
-async def crowd(sender: Sender, count: int = 20) -> AsyncGenerator[list[RawPeer]]:
-    """Enter the sender's node, and connect it to so many peers."""
-    async with sender.node as node:
-        addr = await node.start_listening()
-        with ExitStack() as stack:
-            peers = [stack.enter_context(await RawPeer.dial(addr)) for _ in range(count)]
-            await wait_until(lambda: len(node.connections) == count)
-            yield peers
-
-
-async def test_a_broadcast_reaches_everybody_in_order() -> None:
-    sender = Sender()
-    async with crowd(sender) as peers:
-        assert sender.outbox.broadcast(b"first") == {}
-        assert sender.outbox.broadcast(b"second") == {}
-        for peer in peers:
-            assert await peer.receive_message() == b"first"
-            assert await peer.receive_message() == b"second"
-    assert len(sender.encoded) == 40
-
-
-@pytest.mark.parametrize("distinct", [1, 2])
-async def test_a_broadcast_is_encoded_once_for_each_distinct_encoder(distinct: int) -> None:
-    sender = Sender()
-    codecs = cycle([CountingCodec(sender) for _ in range(distinct)])
-    sender.codec = lambda: next(codecs)
-    async with crowd(sender) as peers:
-        assert sender.outbox.broadcast(b"hello") == {}
-        assert [await peer.receive_message() for peer in peers] == [b"hello"] * 20
-    assert sender.encoded == [b"hello"] * distinct
-
-
-@either_way
-async def test_a_broadcast_tells_who_was_full_and_reaches_the_others(over: str) -> None:
-    sender = Sender()
-    async with stuck_peer(sender, over) as stuck:
-        if sender.node.listening_addr is None:
-            await sender.node.start_listening()
-        assert sender.node.listening_addr is not None
-        with await RawPeer.dial(sender.node.listening_addr) as peer:
-            await wait_until(lambda: len(sender.node.connections) == 2)
-            failed = sender.outbox.broadcast(b"hello")
-            assert await peer.receive_message() == b"hello"
-        assert list(failed) == [stuck.connection]
-        assert isinstance(failed[stuck.connection], QueueFullError)
-        assert sender.encoded == [CLOG, b"hello"]
-
-
-async def test_a_broadcast_tells_whose_encoder_raised_and_reaches_the_others() -> None:
-    sender = Sender()
-    good, bad, worse = CountingCodec(sender), Unable(sender), Unfit(sender)
-    codecs = cycle([good, bad, worse])
-    sender.codec = lambda: next(codecs)
-    async with crowd(sender, 6) as peers:
-        failed = sender.outbox.broadcast(b"hello")
-        assert len(failed) == 4
-        assert {type(error) for error in failed.values()} == {NotImplementedError, TypeError}
-        assert bad.tried == worse.tried == 1
-        for peer in peers:
-            if sender.node.connections[peer.addr] not in failed:
-                assert await peer.receive_message() == b"hello"
-        assert len(sender.node.connections) == 6
