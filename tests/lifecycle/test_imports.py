@@ -36,6 +36,7 @@ ORDER = (
     "testing.waiting",
     "testing.codecs",
     "testing.network",
+    "testing.peer",
     "testing",
     "",  # the package itself, which exports
 )

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from .codecs import Strategy, check_codec
 from .network import Held, Host, Link, Network, Packet, Verdict
+from .peer import ScriptedPeer
 from .waiting import wait_until
 
-__all__ = ["Held", "Host", "Link", "Network", "Packet", "Strategy", "Verdict", "check_codec", "wait_until"]
+__all__ = [
+    "Held",
+    "Host",
+    "Link",
+    "Network",
+    "Packet",
+    "ScriptedPeer",
+    "Strategy",
+    "Verdict",
+    "check_codec",
+    "wait_until",
+]
