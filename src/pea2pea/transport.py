@@ -132,8 +132,8 @@ class TCPTransport:
         return list(dict.fromkeys(map(reachable, await self._look_up(addr))))
 
     async def _look_up(self, addr: Address) -> list[Address]:
-        if literal(addr[0]) is not None:
-            sockaddr(addr)  # refuses a zone that there is not
+        if literal(addr[0]) is not None or "%" in addr[0]:  # no name has a zone
+            sockaddr(addr)  # refuses one that there is not
             return [canonical(addr)]
         try:
             found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
