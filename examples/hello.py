@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import ByteStream
-from anyio.streams.buffered import BufferedByteStream
 
 from pea2pea import Config, Connection, DisconnectOrigin, Node, Side
 from pea2pea.codecs import LinesCodec
+from pea2pea.handshakes import MessageStream
 
 
 class Greeter:
@@ -34,18 +34,20 @@ class Greeter:
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         """Both sides say their names; what was read too far stays in the stream that is returned.
 
-        An exception would refuse the peer. The responder has the last word, so the initiator hears whether it did.
+        An exception refuses the peer. The responder has the last word, so the initiator hears whether it did.
         """
-        buffered = BufferedByteStream(stream)
-        await stream.send(self.name.encode() + b"\n")
-        name = await buffered.receive_until(b"\n", max_bytes=32)
+        messages = MessageStream(stream, LinesCodec(max_length=32))
+        await messages.send(self.name)
+        name = await messages.receive()
+        if not name.isprintable():  # it could do what it likes to the screen
+            raise ValueError(f"{name!r} is no name")
         if connection.side is Side.RESPONDER:
-            await stream.send(b"welcome\n")
+            await messages.send("welcome")
         else:
-            await buffered.receive_until(b"\n", max_bytes=32)
-        self.names[connection] = name.decode()
-        print(f"{self.name}: {connection.side.value} of a connection with {name.decode()}")
-        return buffered
+            await messages.receive()
+        self.names[connection] = name
+        print(f"{self.name}: {connection.side.value} of a connection with {name}")
+        return messages.detach()
 
     def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()

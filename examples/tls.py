@@ -1,59 +1,48 @@
 """Mutual TLS: peers that know each other by the certificates of a private authority, and refuse everybody else.
 
-Shows a handshake that returns AnyIO's `TLSStream` in place of the plain one, and how the name in a peer's certificate
+Shows `TLSHandshake`, which compares the name that was dialled with the one in the peer's certificate, and how that name
 is read from the connection afterwards. It needs `trustme`, which makes real certificates on the spot. Run
 `python examples/tls.py`. You will see Alice and Bob talk, each sure of the other's name; then peers with no
-certificate, an expired one and one of a foreign authority refused, whoever dials.
+certificate, an expired one and one of a foreign authority refused, whoever dials, and one that answers in Bob's place
+with a valid certificate of its own name.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 import anyio
 import trustme
-from anyio.streams.tls import TLSAttribute, TLSStream
+from anyio.streams.tls import TLSAttribute
 from cryptography import x509
 
 from _common import command_line, run
-from pea2pea import Config, Connection, HandshakeError, Node, Side
+from pea2pea import Address, Config, Connection, HandshakeError, Node, TCPTransport
 from pea2pea.codecs import LinesCodec
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
-
-CONFIRMED = b"+"
+from pea2pea.handshakes import TLSHandshake
 
 
-class TLSHandshake:
+class Names(TCPTransport):
+    """Says where the peers' names lead, as a name server would: to this machine, whoever answers there."""
+
+    async def resolve(self, addr: Address, /) -> Sequence[Address]:
+        return [("127.0.0.1", addr[1])]
+
+
+def mutual_tls(trusted: trustme.CA, certificate: trustme.LeafCert | None) -> TLSHandshake:
     """TLS, both ways: whoever has no valid certificate of the authority `trusted` is refused."""
-
-    def __init__(self, trusted: trustme.CA, certificate: trustme.LeafCert | None) -> None:
-        # contexts of their own, since `ssl.create_default_context` trusts all the world's authorities, too
-        self.dialling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.dialling.check_hostname = False  # a peer is known by its name, not by the address it was dialled at
-        self.dialled = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.dialled.verify_mode = ssl.CERT_REQUIRED
-        for context in (self.dialling, self.dialled):
-            trusted.configure_trust(context)
-            if certificate is not None:
-                certificate.configure_cert(context)
-
-    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
-        initiator = connection.side is Side.INITIATOR
-        tls = await TLSStream.wrap(
-            stream, server_side=not initiator, ssl_context=self.dialling if initiator else self.dialled
-        )
-        # In TLS 1.3 the client is done before the server has looked at its certificate (RFC 8446, section 2):
-        # the server's confirmation lets both sides agree on whether there is a connection.
-        if initiator:
-            await tls.receive(len(CONFIRMED))
-        else:
-            await tls.send(CONFIRMED)
-        return tls
+    # contexts of their own, since `ssl.create_default_context` trusts all the world's authorities, too
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it compares the name that was dialled
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.verify_mode = ssl.CERT_REQUIRED
+    for context in (client, server):
+        trusted.configure_trust(context)
+        if certificate is not None:
+            certificate.configure_cert(context)
+    return TLSHandshake(client=client, server=server)
 
 
 def name_of(connection: Connection) -> str:
@@ -65,23 +54,19 @@ def name_of(connection: Connection) -> str:
 
 
 class Peer:
-    """Says who says what, and whom it refuses."""
+    """Says who says what."""
 
     def __init__(self, name: str, tls: TLSHandshake) -> None:
-        self.tls = tls
         self.heard = anyio.Event()
-        self.node = Node(Config(name=name))
-        self.node.enable_handshake(self)
+        self.node = Node(Config(name=name), transport=Names())
+        self.node.enable_handshake(tls)
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
-        try:
-            return await self.tls.perform_handshake(connection, stream)
-        except ssl.SSLError as error:
-            why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason
-            print(f"  {self.node.name} refuses the other one: {why}")
-            raise
+    @property
+    def port(self) -> int:
+        assert self.node.listening_addr is not None
+        return self.node.listening_addr[1]
 
     def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()
@@ -95,16 +80,17 @@ class Peer:
         self.heard.set()
 
 
-async def attempt(dialling: Node, dialled: Node) -> None:
-    """One node dials another one, which is not to succeed."""
-    assert dialled.listening_addr is not None
-    print(f"{dialling.name} dials {dialled.name}")
+async def attempt(dialling: Peer, name: str, answering: Peer) -> None:
+    """Dial a name, where that peer answers; it is not to succeed."""
     try:
-        await dialling.connect(dialled.listening_addr)
+        await dialling.node.connect((name, answering.port))
     except HandshakeError as error:
-        print(f"  {dialling.name} is not connected: {type(error.__cause__).__name__}")
+        cause = error.__cause__
+        assert isinstance(cause, ssl.SSLError)  # what was wrong, or the alert by which the other side has said so
+        why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+        print(f"  {dialling.node.name} dials {name}, {answering.node.name} answers: {why}")
     else:
-        raise AssertionError(f"{dialling.name} was let in")
+        raise AssertionError(f"{dialling.node.name} is connected")
 
 
 async def main() -> None:
@@ -113,28 +99,30 @@ async def main() -> None:
     expired = authority.issue_cert(
         "carol.example", not_before=now - timedelta(days=2), not_after=now - timedelta(days=1)
     )
-    alice = Peer("alice", TLSHandshake(authority, authority.issue_cert("alice.example")))
-    bob = Peer("bob", TLSHandshake(authority, authority.issue_cert("bob.example")))
+    alice = Peer("alice", mutual_tls(authority, authority.issue_cert("alice.example")))
+    bob = Peer("bob", mutual_tls(authority, authority.issue_cert("bob.example")))
+    dave = Peer("dave", mutual_tls(authority, authority.issue_cert("dave.example")))
     strangers = {
-        "no certificate": Peer("nobody", TLSHandshake(authority, None)),
-        "an expired certificate": Peer("carol", TLSHandshake(authority, expired)),
-        "a foreign certificate": Peer("mallory", TLSHandshake(authority, foreign.issue_cert("bob.example"))),
+        "no certificate": Peer("oscar", mutual_tls(authority, None)),
+        "an expired certificate": Peer("carol", mutual_tls(authority, expired)),
+        "a foreign certificate": Peer("mallory", mutual_tls(authority, foreign.issue_cert("mallory.example"))),
     }
     async with AsyncExitStack() as stack:
-        for peer in (alice, bob, *strangers.values()):
+        for peer in (alice, bob, dave, *strangers.values()):
             await stack.enter_async_context(peer.node)
             await peer.node.start_listening()
 
-        assert bob.node.listening_addr is not None
-        connection = await alice.node.connect(bob.node.listening_addr)
+        connection = await alice.node.connect(("bob.example", bob.port))
         print(f"alice has dialled {name_of(connection)}")
         await alice.outbox.send(connection, "is that you?")
         await bob.heard.wait()
 
         for what, stranger in strangers.items():
             print(f"{stranger.node.name} has {what}")
-            await attempt(alice.node, stranger.node)
-            await attempt(stranger.node, alice.node)
+            await attempt(alice, f"{stranger.node.name}.example", stranger)
+            await attempt(stranger, "alice.example", alice)
+        print("dave has a certificate, of another name")
+        await attempt(alice, "bob.example", dave)
         print(f"alice counts {alice.node.heuristics.handshake_failures} failed handshakes")
 
 
