@@ -1,4 +1,4 @@
-"""What the command lines of the examples share: the choice of an event loop, the log, and Ctrl-C."""
+"""What the examples share: the choice of an event loop, the log, Ctrl-C, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def run(options: argparse.Namespace, main: Callable[[Unpack[Ts]], Awaitable[obje
         if not _is_interrupt(error):
             raise
         sys.exit(130)
+
+
+def shown(text: object, most: int = 200) -> str:
+    """Return text from a peer as it may be printed: escaped where it is not printable, at most `most` characters.
+
+    Without this a peer could clear the screen, rename the window, or fake a line of yours.
+    """
+    start = str(text)[: most + 1]
+    start = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in start)
+    return start if len(start) <= most else f"{start[: most - 3]}..."
 
 
 def _is_interrupt(error: BaseException) -> bool:

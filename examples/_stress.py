@@ -34,10 +34,10 @@ class Echo:
         self.outbox = self.node.enable_writing(self)
 
     def decoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     def encoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     async def process_message(self, source: Connection, message: str) -> None:
         await self.outbox.send(source, message)

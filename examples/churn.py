@@ -34,10 +34,10 @@ class Client:
         self.outbox = self.node.enable_writing(self)
 
     def decoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     def encoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     async def process_message(self, _source: Connection, _message: str) -> None:
         self.pong.set()

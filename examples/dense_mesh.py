@@ -26,7 +26,9 @@ MESSAGE = bytes(1024)
 class Member:
     """Counts what it receives, and encodes a broadcast once for all its peers."""
 
-    codec = LengthDelimitedCodec()  # encoding touches no state: one may serve all; each decoder is one connection's
+    codec = LengthDelimitedCodec(
+        max_length=len(MESSAGE)
+    )  # encoding touches no state: one may serve all; each decoder is one connection's
 
     def __init__(self, size: int) -> None:
         self.node = Node(Config(max_connections=size))
@@ -37,7 +39,7 @@ class Member:
         self.others = size - 1
 
     def decoder(self, _connection: Connection) -> LengthDelimitedCodec:
-        return LengthDelimitedCodec()
+        return LengthDelimitedCodec(max_length=len(MESSAGE))
 
     def encoder(self, _connection: Connection) -> LengthDelimitedCodec:
         return self.codec

@@ -13,6 +13,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from random import Random
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from _common import command_line, run
-from pea2pea import Codec, Config, Connection, Node
+from pea2pea import Codec, Config, Connection, DisconnectOrigin, Node, NotConnectedError, QueueFullError
 from pea2pea.codecs import LinesCodec, mapped
 from pea2pea.topology import connect_nodes, ring
 
@@ -58,22 +59,28 @@ class Philosopher:
         self.node.enable_handshake(self)
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
+        self.node.enable_on_disconnect(self)
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         """Exchange seats: the lower one begins with the fork. (If all began with their left one, they could starve.)"""
         await stream.send(bytes([self.seat]))
-        neighbour = await stream.receive(1)
-        self.forks[connection] = Fork(is_here=self.seat < neighbour[0])
+        (seat,) = await stream.receive(1)
+        if (seat - self.seat) % len(NAMES) not in (1, len(NAMES) - 1):
+            raise ValueError(f"nobody at seat {seat} shares a fork with seat {self.seat}")
+        self.forks[connection] = Fork(is_here=self.seat < seat)
         return stream
 
     def decoder(self, _connection: Connection) -> Codec[Message]:
-        return mapped(LinesCodec(), decode=Message, encode=lambda message: message.value)
+        return mapped(LinesCodec(max_length=100), decode=Message, encode=lambda message: message.value)
 
     encoder = decoder
 
     async def process_message(self, source: Connection, message: Message) -> None:
         fork = self.forks[source]
-        if message is Message.HERE:
+        if fork.is_here == (message is Message.HERE):  # there is one fork, and it is at one of us
+            print(f"{self.node.name} leaves a neighbour who does not know where the fork is")
+            await self.node.disconnect(source)
+        elif message is Message.HERE:
             fork.is_here = fork.is_clean = True
             self.look_at_forks()
         elif fork.is_clean:
@@ -81,14 +88,27 @@ class Philosopher:
         else:
             self.give(source, fork)
             if self.is_hungry:
-                self.outbox.send_nowait(source, Message.PLEASE)
+                self.say(source, Message.PLEASE)
+
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        del self.forks[connection]  # nobody is left to share it with
+        self.look_at_forks()
 
     def give(self, neighbour: Connection, fork: Fork) -> None:
         fork.is_here = fork.is_clean = fork.is_asked_for = False
-        self.outbox.send_nowait(neighbour, Message.HERE)
+        self.say(neighbour, Message.HERE)
+
+    def say(self, neighbour: Connection, message: Message) -> None:
+        """Send without waiting: at a full table nobody may hold up the others. Who does not listen is left."""
+        try:
+            self.outbox.send_nowait(neighbour, message)
+        except QueueFullError:
+            self.node.start_soon(partial(self.node.disconnect, neighbour, abort=True))
+        except NotConnectedError:
+            pass  # it is just leaving, and its fork goes in `on_disconnect`
 
     def look_at_forks(self) -> None:
-        if all(fork.is_here for fork in self.forks.values()):
+        if self.is_hungry and all(fork.is_here for fork in self.forks.values()):
             self.is_hungry = False
             for fork in self.forks.values():
                 fork.is_clean = True  # that is: it is kept
@@ -100,7 +120,7 @@ class Philosopher:
             self.is_hungry, self.may_eat = True, anyio.Event()
             for neighbour, fork in self.forks.items():
                 if not fork.is_here:
-                    self.outbox.send_nowait(neighbour, Message.PLEASE)
+                    self.say(neighbour, Message.PLEASE)
             self.look_at_forks()
             await self.may_eat.wait()
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import queue
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import anyio
 import httpx
@@ -22,21 +23,26 @@ from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI, HTTPException
 
 from _common import command_line, event_loop, run
-from pea2pea import Address, Config, Connection, Node, NodeError
+from pea2pea import Address, Config, Connection, Node, NodeError, TCPTransport
 from pea2pea.codecs import LinesCodec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
 
+MAX_LETTERS = 1000  # that wait to be read
+
+
 class Mailbox:
-    """A node that hands over the letters it gets."""
+    """A node that hands over the letters it gets. A connection without letters for a minute ends: no slot is lost."""
 
     def __init__(self, name: str, hand_over: Callable[[str], object]) -> None:
         self.hand_over = hand_over
-        self.node = Node(Config(name=name))
-        self.node.enable_reading(self, idle_timeout=None)
+        self.transport = TCPTransport()
+        self.node = Node(Config(name=name), transport=self.transport)
+        self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
+        self._dialling: WeakValueDictionary[Address, anyio.Lock] = WeakValueDictionary()
 
     def decoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec(max_length=10_000)
@@ -46,6 +52,20 @@ class Mailbox:
 
     async def process_message(self, source: Connection, message: str) -> None:
         self.hand_over(message)
+
+    async def post(self, to: Address, text: str) -> None:
+        """Deliver a letter over the connection with that peer, or over a new one; the host may be a name."""
+        async with self._dialling.setdefault(to, anyio.Lock()):  # several letters to one peer need one dial
+            connection = await self.find(to) or await self.node.connect(to)
+        await self.outbox.deliver(connection, text)
+
+    async def find(self, to: Address) -> Connection | None:
+        """The connection with that peer; the node knows connections by the IP address, so a name is resolved."""
+        for addr in await self.transport.resolve(to):
+            connection = self.node.connections.get(addr)
+            if connection is not None and connection.origin is None:
+                return connection
+        return None
 
 
 # ---- A node in a web application
@@ -60,7 +80,7 @@ class Letter:
 
 
 def application() -> FastAPI:
-    letters: deque[str] = deque(maxlen=1000)
+    letters: deque[str] = deque(maxlen=MAX_LETTERS)
     mailbox = Mailbox("web", letters.append)
 
     @asynccontextmanager
@@ -82,9 +102,7 @@ def application() -> FastAPI:
     @app.post("/letters")
     async def write(letter: Letter) -> None:
         try:
-            if letter.to not in mailbox.node.connections:
-                await mailbox.node.connect(letter.to)
-            await mailbox.outbox.deliver(letter.to, letter.text)
+            await mailbox.post(letter.to, letter.text)
         except ValueError as error:  # no address, or no line
             raise HTTPException(422, str(error)) from error
         except (OSError, NodeError) as error:
@@ -122,8 +140,13 @@ async def web() -> None:
 
 
 def threads(backend: str, backend_options: dict[str, bool]) -> None:
-    letters: queue.SimpleQueue[str] = queue.SimpleQueue()
-    sender, receiver = Mailbox("sender", print), Mailbox("receiver", letters.put)
+    letters: queue.Queue[str] = queue.Queue(MAX_LETTERS)
+
+    def hand_over(letter: str) -> None:
+        with suppress(queue.Full):  # a letter that no thread has room for is dropped: the event loop must not wait
+            letters.put_nowait(letter)
+
+    sender, receiver = Mailbox("sender", hand_over), Mailbox("receiver", hand_over)
     with (
         start_blocking_portal(backend, backend_options) as portal,
         portal.wrap_async_context_manager(sender.node),

@@ -14,6 +14,7 @@ from math import hypot, inf
 from random import Random
 from struct import Struct
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import ByteStream
@@ -25,6 +26,7 @@ from pea2pea.codecs import Codec
 PACES = 10
 PACE = 0.02  # seconds: nobody walks faster
 PATIENCE = 2.0  # seconds that the walk may take
+MAX_SHOTS = 1000  # of both together
 AIM, BODY = 60, 25  # centimetres: how far a shot strays, and what it must come within to hit
 
 
@@ -71,6 +73,7 @@ class Duellist:
         self, name: str, chance: Random, *, turns_after: int = PACES, pace: float = PACE, patience: float = PATIENCE
     ) -> None:
         self.chance = chance
+        self.shots: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()  # how many were fired
         self.turns_after = turns_after
         self.pace = pace
         self.is_over = anyio.Event()
@@ -103,13 +106,17 @@ class Duellist:
     encoder = decoder
 
     async def process_message(self, source: Connection, message: Shot) -> None:
-        if message.hits:
-            print(f"{self.node.name} is hit by shot {message.number}, and falls.")
+        if message.number != self.shots.get(source, 0) + 1 or message.number >= MAX_SHOTS:
+            print(f"{self.node.name} walks away: shot {message.number} is out of turn.")
             await self.node.disconnect(source)  # from inside of a hook this only starts the end
+        elif message.hits:
+            print(f"{self.node.name} is hit by shot {message.number}, and falls.")
+            await self.node.disconnect(source)
         else:
             await self.shoot(source, message.number + 1)
 
     async def shoot(self, opponent: Connection, number: int) -> None:
+        self.shots[opponent] = number
         shot = Shot(number, self.chance.randint(-AIM, AIM), self.chance.randint(-AIM, AIM))
         print(f"{self.node.name} fires shot {number}: {shot.right:+} cm, {shot.up:+} cm")
         await self.outbox.send(opponent, shot)

@@ -16,7 +16,7 @@ from statistics import mean
 from struct import Struct
 
 from _common import command_line, run
-from pea2pea import Config, Connection, Node, QueueFullError
+from pea2pea import Config, Connection, Node, NotConnectedError, QueueFullError
 from pea2pea.codecs import Codec, LengthDelimitedCodec, mapped
 from pea2pea.testing import wait_until
 from pea2pea.topology import connect_nodes, random
@@ -42,6 +42,8 @@ def encode(rumour: Rumour) -> bytes:
 
 def decode(data: bytes) -> Rumour:
     number, hops = HEADER.unpack_from(data)
+    if hops > MAX_HOPS:
+        raise ValueError(f"{hops} hops are too many")
     return Rumour(number, hops, data[HEADER.size :].decode())
 
 
@@ -74,7 +76,7 @@ class Gossip:
         neighbours = [peer for peer in self.node.connections.values() if peer is not but]
         if rumour.hops < MAX_HOPS:
             for peer in self.random.sample(neighbours, min(self.fanout, len(neighbours))):
-                with suppress(QueueFullError):
+                with suppress(QueueFullError, NotConnectedError):  # it is slow, or just leaving
                     self.outbox.send_nowait(peer, Rumour(rumour.number, rumour.hops + 1, rumour.text))
                     self.sent += 1
 

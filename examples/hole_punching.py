@@ -18,11 +18,12 @@ from ipaddress import ip_address
 
 import anyio
 
-from _common import command_line, run
-from pea2pea import Address, Config, Connection, Node, NotConnectedError, Side, TCPTransport
+from _common import command_line, run, shown
+from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, NotConnectedError, Side, TCPTransport
 from pea2pea.codecs import LinesCodec
 
 PATIENCE = 30.0  # seconds for getting through
+WAIT = 600.0  # seconds that a peer waits for another one, and may be silent
 PAUSE = 0.5  # seconds between two tries, where a refusal takes its time
 
 
@@ -81,21 +82,26 @@ class Rendezvous(Lines):
 
     def __init__(self, addr: Address = ("127.0.0.1", 0)) -> None:
         self.node = Node(Config(name="rendezvous", listener_addr=addr))
-        self.node.enable_reading(self, idle_timeout=None)
+        self.node.enable_reading(self, idle_timeout=WAIT)
+        self.node.enable_on_disconnect(self)
         self.outbox = self.node.enable_writing(self)
         self.waiting: dict[Connection, str] = {}
 
     async def process_message(self, source: Connection, message: str) -> None:
+        self.waiting.pop(source, None)  # it registers again: nobody is introduced to itself
         for other, name in list(self.waiting.items()):
             del self.waiting[other]
             try:
                 self.outbox.send_nowait(other, "{} {}".format(*source.addr))
-            except NotConnectedError:  # it has waited in vain for too long
+            except NotConnectedError:  # it is just leaving
                 continue
             await self.outbox.send(source, "{} {}".format(*other.addr))
-            print(f"rendezvous: {message}, meet {name}", flush=True)
+            print(f"rendezvous: {shown(message)}, meet {shown(name)}", flush=True)
             return
         self.waiting[source] = message
+
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        self.waiting.pop(connection, None)
 
 
 class Peer(Lines):
@@ -103,7 +109,7 @@ class Peer(Lines):
 
     def __init__(self, name: str) -> None:
         self.node = Node(Config(name=name, listener_addr=None))
-        self.node.enable_reading(self, idle_timeout=None)
+        self.node.enable_reading(self, idle_timeout=WAIT)
         self.outbox = self.node.enable_writing(self)
         self.introduced = anyio.Event()
         self.greeted = anyio.Event()
@@ -114,25 +120,39 @@ class Peer(Lines):
         local = sock.getsockname()
         self.rendezvous = await self.node.adopt(TCPTransport.wrap(sock), rendezvous, Side.INITIATOR)
         await self.outbox.send(self.rendezvous, self.node.name)
-        await self.introduced.wait()
+        with anyio.fail_after(WAIT):
+            await self.introduced.wait()
 
         sock = await punch(local, self.other)
         side = Side.INITIATOR if local < self.other else Side.RESPONDER  # both have dialled
         connection = await self.node.adopt(TCPTransport.wrap(sock), self.other, side)
         await self.node.disconnect(self.rendezvous)
         await self.outbox.send(connection, f"{self.node.name} is here")
-        await self.greeted.wait()
+        with anyio.fail_after(PATIENCE):
+            await self.greeted.wait()
 
     async def process_message(self, source: Connection, message: str) -> None:
         if source is self.rendezvous:
-            host, port = message.split()
-            self.other = host, int(port)
+            try:
+                self.other = endpoint(message)
+            except ValueError:
+                print(f"{self.node.name}: the server answers {message!r}", flush=True)
+                await self.node.disconnect(source)
+                return
             self.introduced.set()
         else:
             print(
                 f"{self.node.name}: {message!r}, says {source} directly\n", end="", flush=True
             )  # one write: two processes share the screen
             self.greeted.set()
+
+
+def endpoint(text: str) -> Address:
+    """An IP address and a port; `ValueError` for anything else, since the text comes from a server."""
+    host, port = text.split(" ")
+    if not 0 < int(port) < 2**16:
+        raise ValueError(f"{port} is no port")
+    return str(ip_address(host)), int(port)
 
 
 async def serve(addr: Address) -> None:

@@ -2,7 +2,8 @@
 
 Shows a handshake in which the players learn each other's names, a message type of one's own, and broadcasts: a throw
 is told to all, and caught by the one it was thrown at. There is no order between two connections, so that players
-may hear of two throws the wrong way round: each throw is numbered, and the highest number counts. Run
+may hear of two throws the wrong way round: each throw is numbered, and the highest number counts. Who throws at nobody,
+or a second time, is not listened to. Run
 `python examples/hot_potato.py` (also with `--backend trio` or `--backend uvloop`; `--throws 500`; `--seed 7`
 plays the same game again). You will see every throw, then how often each player was hit, and that all of them
 agree in whose hands it burns at the end.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from random import Random
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import ByteStream
@@ -25,6 +27,7 @@ from pea2pea.topology import connect_nodes, mesh
 
 NAMES = ["Anna", "Bert", "Cleo", "Dora", "Emil", "Fritz", "Gina", "Hugo", "Ines", "Jan"]
 NAME_LENGTH = 8  # bytes, filled up with blanks
+MAX_THROWS = 1_000_000
 
 
 class Throw(NamedTuple):
@@ -36,6 +39,8 @@ class Throw(NamedTuple):
 
 def parse(line: str) -> Throw:
     number, target = line.split(" ")
+    if target not in NAMES or not 0 < int(number) <= MAX_THROWS:
+        raise ValueError("not a throw of this game")
     return Throw(int(number), target)
 
 
@@ -45,7 +50,7 @@ class Player:
     def __init__(self, name: str, throws: int, chance: Random) -> None:
         self.throws = throws
         self.chance = chance
-        self.others: list[str] = []
+        self.names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
         self.catches = 0
         self.last_seen = Throw(0, "")
         self.is_over = anyio.Event()
@@ -54,27 +59,35 @@ class Player:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    async def perform_handshake(self, _connection: Connection, stream: ByteStream) -> ByteStream:
+    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         """Exchange names. Nothing is read beyond them, so that the bare stream can be returned."""
         await stream.send(self.node.name.ljust(NAME_LENGTH).encode())
         name = (await BufferedByteStream(stream).receive_exactly(NAME_LENGTH)).decode().strip()
-        self.others.append(name)
+        if name not in NAMES or name in (self.node.name, *self.others):
+            raise ValueError("who is that?")
+        self.names[connection] = name
         return stream
 
+    @property
+    def others(self) -> list[str]:
+        """The names of those who are connected; one that has left is not among them."""
+        return sorted(self.names[connection] for connection in self.node.connections.values())
+
     def decoder(self, _connection: Connection) -> Codec[Throw]:
-        return mapped(LinesCodec(), decode=parse, encode=lambda throw: f"{throw.number} {throw.target}")
+        return mapped(LinesCodec(max_length=100), decode=parse, encode=lambda throw: f"{throw.number} {throw.target}")
 
     encoder = decoder
 
     async def process_message(self, _source: Connection, message: Throw) -> None:
+        is_news = message.number > self.last_seen.number
         self.watch(message)
-        if message.target == self.node.name:
+        if is_news and message.target == self.node.name:
             self.catches += 1
             if message.number < self.throws:
                 self.throw(message.number + 1)
 
     def throw(self, number: int) -> None:
-        throw = Throw(number, self.chance.choice(sorted(self.others)))
+        throw = Throw(number, self.chance.choice(self.others))
         print(f"{number:>4}: {self.node.name} throws it at {throw.target}")
         self.watch(throw)
         for peer, error in self.outbox.broadcast(throw).items():
@@ -82,7 +95,7 @@ class Player:
 
     def watch(self, throw: Throw) -> None:
         self.last_seen = max(self.last_seen, throw)
-        if self.last_seen.number == self.throws:
+        if self.last_seen.number >= self.throws:
             self.is_over.set()
 
 

@@ -1,9 +1,10 @@
 """An auction in JSON: a tagged union of dataclasses for each direction, known to the type checker.
 
 Shows `mapped`, which makes of lines of text messages of your own types; an `Outbox` that takes nothing but what this
-side may send; and `match`, which mypy checks for completeness. Run `python examples/json_messages.py`. You will see
-three bidders drive the price of a teapot up to the point where only one of them is left, and a fourth one, who
-claims in perfect JSON to have won, hung up on: that is no message a bidder may send.
+side may send; and `match`, which mypy checks for completeness. A message may be well formed and still come at the wrong
+time: the auctioneer checks for that and disconnects the peer, since an exception in a hook would count as a bug. Run
+`python examples/json_messages.py`. You will see three bidders raise the price of a teapot until only one of them is
+left, and a fourth one, who claims in perfect JSON to have won, disconnected: a bidder may not send that message.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_type_hints
 
 import anyio
 from typing_extensions import assert_never
 
-from _common import command_line, run
+from _common import command_line, run, shown
 from pea2pea import Config, Connection, DisconnectOrigin, FrameError, Node
 from pea2pea.codecs import Codec, LinesCodec, mapped
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+FIRST_PRICE, HIGHEST_PRICE = 10, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,16 @@ def json_codec(*kinds: Callable[..., T]) -> Codec[T]:
     tags = {kind.__name__: (kind, get_type_hints(kind)) for kind in kinds}
 
     def decode(line: str) -> T:
-        fields: dict[str, Any] = json.loads(line)
-        tag = fields.pop("type")
-        if tag not in tags:
-            raise ValueError(f"{tag!r} is not one of {', '.join(tags)}")
-        kind, expected = tags[tag]
-        if {name: type(value) for name, value in fields.items()} != expected:
-            raise ValueError(f"the fields of {kind.__name__} are {', '.join(expected)}")
-        return kind(**fields)
+        match document := json.loads(line):
+            case {"type": str(tag)} if tag in tags:
+                kind, expected = tags[tag]
+                fields = {name: value for name, value in document.items() if name != "type"}
+                if {name: type(value) for name, value in fields.items()} != expected:
+                    raise ValueError(f"the fields of {tag} are {', '.join(expected)}")
+                return kind(**fields)
+            case {"type": tag}:
+                raise ValueError(f"{tag!r:.40} is not one of {', '.join(tags)}")
+        raise ValueError("there is no type")
 
     def encode(message: T) -> str:
         return json.dumps({"type": type(message).__name__, **vars(message)})
@@ -92,8 +97,9 @@ class Auctioneer:
 
     def __init__(self, bidders: int) -> None:
         self.awaited = bidders
-        self.bidders: dict[Connection, str] = {}
-        self.best = Price(10, "nobody")
+        self.bidders: dict[Connection, str] = {}  # those who have joined, and have neither passed nor left
+        self.leader: Connection | None = None
+        self.best = Price(FIRST_PRICE, "nobody")
         self.refused = anyio.Event()
         self.node = Node(Config(name="auctioneer"))
         self.node.enable_reading(self)
@@ -109,24 +115,41 @@ class Auctioneer:
     async def process_message(self, source: Connection, message: FromBidder) -> None:
         match message:
             case Join(name):
+                if source in self.bidders or name in self.bidders.values():
+                    await self.refuse(source, "that name is taken")
+                    return
                 self.bidders[source] = name
-                if len(self.bidders) == self.awaited:
+                if len(self.bidders) >= self.awaited:
                     self.outbox.broadcast(self.best)
+            case Bid() | Pass() if source not in self.bidders:
+                await self.refuse(source, "who has not joined, or has passed, has no say")
             case Bid(amount):
-                if amount > self.best.amount:
-                    self.best = Price(amount, self.bidders[source])
-                    print(f"{self.best.bidder} bids {amount}")
+                if self.best.amount < amount <= HIGHEST_PRICE:
+                    self.leader, self.best = source, Price(amount, self.bidders[source])
+                    print(f"{shown(self.best.bidder)} bids {amount}")
                     self.outbox.broadcast(self.best)
+                    self.settle()
             case Pass(reason):
-                print(f"{self.bidders.pop(source)} passes: {reason}")
-                if list(self.bidders.values()) == [self.best.bidder]:
-                    self.outbox.broadcast(Sold(self.best.amount, self.best.bidder))
+                print(f"{shown(self.bidders.pop(source))} passes: {shown(reason)}")
+                self.settle()
             case _:
                 assert_never(message)  # a kind that was forgotten above is an error of mypy's here
 
+    def settle(self) -> None:
+        """Sell it if nobody but the leader is left."""
+        if list(self.bidders) == [self.leader]:
+            self.outbox.broadcast(Sold(self.best.amount, self.best.bidder))
+            self.bidders.clear()
+
+    async def refuse(self, peer: Connection, why: str) -> None:
+        print(f"the auctioneer hangs up: {why}")
+        await self.node.disconnect(peer)
+
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
-        if isinstance(cause := connection.cause, FrameError):
-            print(f"the auctioneer hangs up: {cause}")
+        if self.bidders.pop(connection, None) is not None:
+            self.settle()
+        if isinstance(connection.cause, FrameError):
+            print(f"the auctioneer hangs up: {shown(connection.cause)}")
             self.refused.set()
 
 
@@ -159,7 +182,7 @@ class Bidder:
                     self.passed = True
                     await self.outbox.send(source, Pass(f"more than {self.limit} is too much"))
             case Sold(amount, bidder):
-                print(f"{self.name} hears that it was sold to {bidder} for {amount}")
+                print(shown(f"{self.name} hears that it was sold to {bidder} for {amount}"))
                 self.told.set()
             case _:
                 assert_never(message)

@@ -2,26 +2,29 @@
 
 Shows iterative lookups over `Rpc` of `rpc.py`, a handshake that exchanges ids and listening ports, k-buckets whose
 silent members make room for new ones, and values that outlive the nodes they were stored at, since they are handed
-over and republished. After "Kademlia: A Peer-to-peer Information System Based on the XOR Metric" (Maymounkov
-and Mazières, 2002), to whose sections the comments refer. Run `python examples/kademlia.py`. You will see the nodes
-join through the first of them, texts stored at some nodes and found from others in a few rounds of questions, and
-found still when half of the nodes have been replaced.
+over and republished, but not their time. What others can make a node hold or do is bounded. After "Kademlia: A
+Peer-to-peer Information System Based on the XOR Metric" (Maymounkov and Mazières, 2002), to whose sections the comments
+refer. Run `python examples/kademlia.py`. You will see the nodes join through the first of them, texts stored at some
+nodes and found from others in a few rounds of questions, and found still when half of the nodes have been replaced.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
 from itertools import chain
+from math import ceil
 from random import Random
 from statistics import mean
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio
+from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
@@ -38,7 +41,10 @@ ALPHA = 3  # questions at a time
 ID_BITS = 160
 ID_BYTES = ID_BITS // 8
 HELLO = Struct(f"!{ID_BYTES}sH")  # an id, and the port at which it listens
-MAX_VALUES, MAX_LENGTH = 10_000, 1_000  # stored at one node, and of one of them
+HEX = re.compile(f"[0-9a-f]{{1,{2 * ID_BYTES}}}")  # an id or a key
+MAX_VALUES, MAX_LENGTH = 10_000, 1_000  # stored at one node, and characters of one of them
+EXPIRY = 24 * 3600  # seconds after which a value goes, unless somebody puts it again
+MAX_ROUNDS = 20  # of a lookup: liars could always name somebody closer
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def key_of(value: str) -> int:
 
 
 def to_json(contacts: list[Contact]) -> JSON:
-    return [[f"{contact.id:x}", *contact.addr] for contact in contacts]
+    return [[f"{contact.id:x}", *contact.addr] for contact in contacts if "%" not in contact.addr[0]]
 
 
 def from_json(answer: JSON) -> list[Contact]:
@@ -63,11 +69,21 @@ def from_json(answer: JSON) -> list[Contact]:
     contacts = []
     for entry in answer[:K] if isinstance(answer, list) else [None]:
         match entry:
-            case [str(number), str(host), int(port)] if 0 < port < 2**16:
-                contacts.append(Contact(int(number, 16) % 2**ID_BITS, (str(ip_address(host)), port)))
+            case [str(number), str(host), int(port)] if HEX.fullmatch(number) and 0 < port < 2**16 and "%" not in host:
+                ip = ip_address(host)  # without a zone, which would be one of another machine (RFC 4007, section 6)
+                if ip.is_unspecified or ip.is_multicast:
+                    raise ValueError("nobody can be there")
+                contacts.append(Contact(int(number, 16), (str(ip), port)))
             case _:
                 raise ValueError("this is no contact")
     return contacts
+
+
+def key_from(argument: JSON) -> int:
+    """Raises `CallError` for what is no key: its length is looked at before anything is computed with it."""
+    if not isinstance(argument, str) or not HEX.fullmatch(argument):
+        raise CallError("this is no key")
+    return int(argument, 16)
 
 
 class Buckets:
@@ -102,19 +118,47 @@ class Buckets:
         return chain.from_iterable(self._buckets)
 
 
+class Values:
+    """What is stored at one node: for a time, and if there is too much of it, what is closest to the node's own id."""
+
+    def __init__(self, own_id: int) -> None:
+        self._own_id = own_id
+        self._kept: dict[int, tuple[str, float]] = {}  # with the time when it expires
+
+    def store(self, value: str, seconds: float) -> None:
+        key, until = key_of(value), anyio.current_time() + min(seconds, EXPIRY)
+        _, known = self._kept.get(key, (value, until))
+        self._kept[key] = value, max(until, known)
+        if len(self._kept) > MAX_VALUES and len(self.remaining()) > MAX_VALUES:
+            del self._kept[max(self._kept, key=lambda key: key ^ self._own_id)]
+
+    def get(self, key: int) -> str | None:
+        value, until = self._kept.get(key, (None, 0.0))
+        return value if until > anyio.current_time() else None
+
+    def remaining(self) -> dict[int, tuple[str, int]]:
+        """The values that have not expired, and the seconds until they do; the others are dropped."""
+        now = anyio.current_time()
+        self._kept = {key: (value, until) for key, (value, until) in self._kept.items() if until > now}
+        return {key: (value, ceil(until - now)) for key, (value, until) in self._kept.items()}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 class Peer:
     """One node of the network."""
 
     def __init__(self, number: int) -> None:
         self.id = number
         self.buckets = Buckets(number)
-        self.values: dict[int, str] = {}
+        self.values = Values(number)
         self.contacts: WeakKeyDictionary[Connection, Contact] = WeakKeyDictionary()  # who is at the other end
         self._dialling: WeakValueDictionary[Address, anyio.Lock] = WeakValueDictionary()
-        self._doubted: set[int] = set()
+        self._tended: set[int] = set()  # the ids of those that a background task is busy with: one task each
         self.node = Node(Config(name=f"{number:040x}"[:8]))
         self.node.enable_handshake(self)
-        self.rpc = Rpc(self.node)
+        self.rpc = Rpc(self.node, max_length=16 * MAX_LENGTH, idle_timeout=60.0)  # who is needed is dialled again
         self.rpc.methods.update(ping=self._on_ping, store=self._on_store, find=self._on_find, get=self._on_get)
 
     # ---- What there is to do with it
@@ -126,18 +170,20 @@ class Peer:
             for bit in range((found[0].id ^ self.id).bit_length(), ID_BITS):
                 await self.find(self.id ^ 1 << bit)
 
-    async def put(self, value: str) -> int:
-        """Store a value at the nodes closest to its key, and return the key."""
-        key = key_of(value)
+    async def put(self, value: str, seconds: int = EXPIRY) -> int:
+        """Store a value for so long at the nodes closest to its key, and return the key."""
+        if len(value) > MAX_LENGTH:
+            raise ValueError(f"a value has at most {MAX_LENGTH} characters")
+        key, entry = key_of(value), cast("JSON", [value, seconds])
         async with anyio.create_task_group() as tasks:
             for contact in await self.find(key):
-                tasks.start_soon(self._ask, contact, "store", value)
+                tasks.start_soon(self._ask, contact, "store", entry)
         return key
 
     async def get(self, key: int) -> tuple[str | None, int]:
         """The value, if it is to be found, and how many rounds of questions it took."""
-        if key in self.values:
-            return self.values[key], 0
+        if (value := self.values.get(key)) is not None:
+            return value, 0
         lookup = Lookup(key, self.buckets, but=self.id)
         await self._run(lookup, "get")
         return lookup.value, lookup.rounds
@@ -150,8 +196,8 @@ class Peer:
 
     async def republish(self) -> None:
         """Store all that one has at those who are closest to it by now; to be done every hour (section 2.5)."""
-        for value in list(self.values.values()):
-            await self.put(value)
+        for value, seconds in self.values.remaining().values():
+            await self.put(value, seconds)
 
     # ---- How it asks others
 
@@ -188,26 +234,31 @@ class Peer:
     def _see(self, contact: Contact) -> None:
         is_new = contact not in self.buckets
         oldest = self.buckets.see(contact)
-        if oldest is None:
-            if is_new:
-                self.node.start_soon(self._hand_over, contact)
-        elif oldest.id not in self._doubted:
-            self._doubted.add(oldest.id)
-            self.node.start_soon(self._check, oldest, contact)
+        tended = contact if oldest is None else oldest
+        if (is_new or oldest is not None) and tended.id not in self._tended:
+            self._tended.add(tended.id)
+            self.node.start_soon(self._tend, contact, oldest)
+
+    async def _tend(self, newcomer: Contact, oldest: Contact | None) -> None:
+        try:
+            if oldest is None:
+                await self._hand_over(newcomer)
+            else:
+                await self._check(oldest, newcomer)
+        finally:
+            self._tended.discard(newcomer.id if oldest is None else oldest.id)
 
     async def _hand_over(self, newcomer: Contact) -> None:
         """Store with a new contact what belongs there, or lookups would end there in vain (section 2.5)."""
-        for key, value in list(self.values.items()):
-            if newcomer in self.buckets.closest(key):
-                await self._ask(newcomer, "store", value)
+        for key, (value, seconds) in self.values.remaining().items():
+            await checkpoint()  # there may be many
+            if newcomer in self.buckets.closest(key) and not await self._ask(newcomer, "store", [value, seconds]):
+                return
 
     async def _check(self, oldest: Contact, newcomer: Contact) -> None:
         """Old contacts are kept as long as they live (section 2.2): who has been there for long, will be."""
-        try:
-            if await self._ask(oldest, "ping") is None:
-                self.buckets.see(newcomer)
-        finally:
-            self._doubted.discard(oldest.id)
+        if await self._ask(oldest, "ping") is None:
+            self.buckets.see(newcomer)
 
     # ---- What others ask it
 
@@ -217,6 +268,8 @@ class Peer:
         buffered = BufferedByteStream(stream)
         await stream.send(HELLO.pack(self.id.to_bytes(ID_BYTES, "big"), self.node.listening_addr[1]))
         number, port = HELLO.unpack(await buffered.receive_exactly(HELLO.size))
+        if not port:
+            raise ValueError("it does not listen")
         self.contacts[connection] = Contact(int.from_bytes(number, "big"), (connection.addr[0], port))
         return buffered
 
@@ -226,22 +279,20 @@ class Peer:
 
     async def _on_store(self, caller: Connection, argument: JSON) -> JSON:
         self._see(self.contacts[caller])
-        if not isinstance(argument, str) or len(argument) > MAX_LENGTH or len(self.values) >= MAX_VALUES:
-            raise CallError("this is not stored here")
-        self.values[key_of(argument)] = argument
-        return "stored"
+        match argument:
+            case [str(value), int(seconds)] if len(value) <= MAX_LENGTH and seconds > 0:
+                self.values.store(value, seconds)
+                return "stored"
+        raise CallError("this is not stored here")
 
     async def _on_find(self, caller: Connection, argument: JSON) -> JSON:
         self._see(self.contacts[caller])
-        try:
-            key = int(str(argument), 16)
-        except ValueError:
-            raise CallError("this is no key") from None
-        return to_json(self.buckets.closest(key))
+        return to_json(self.buckets.closest(key_from(argument)))
 
     async def _on_get(self, caller: Connection, argument: JSON) -> JSON:
         contacts = await self._on_find(caller, argument)
-        return self.values.get(int(str(argument), 16), contacts)
+        value = self.values.get(key_from(argument))
+        return contacts if value is None else value
 
 
 class Lookup:
@@ -260,7 +311,7 @@ class Lookup:
     def next_batch(self) -> list[Contact]:
         """Whom to ask next; nobody, if it is over."""
         batch = [contact for contact in self.closest() if contact.id not in self._asked][:ALPHA]
-        if self.value is not None or not batch:
+        if self.value is not None or not batch or self.rounds == MAX_ROUNDS:
             return []
         self.rounds += 1
         self._asked |= {contact.id for contact in batch}
@@ -276,7 +327,7 @@ class Lookup:
                 if other.id not in self._asked:
                     self._known.setdefault(other.id, other)
         except ValueError:
-            del self._known[contact.id]
+            self._known.pop(contact.id, None)
 
 
 async def main(count: int) -> None:

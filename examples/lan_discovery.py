@@ -1,7 +1,8 @@
 """Peers on a local network find each other without any address being configured.
 
 Shows UDP broadcasts over AnyIO beside a node: each node says again and again where it listens, and of two that hear
-each other the one with the lesser name dials, so that there is one connection. Run `python examples/lan_discovery.py`.
+each other the one with the lesser name dials, so that there is one connection. Anybody can send a beacon, so dials are
+limited, and names prove nothing: for that, see `noise.py`. Run `python examples/lan_discovery.py`.
 You will see four nodes find each other on the loopback network, which no packet leaves; then one of them leaves, and
 another one comes and is found. On a real network, on each machine, with its broadcast address (see `ip address`):
 `python examples/lan_discovery.py --alone --port 5454 --broadcast 192.168.1.255 --listen 0.0.0.0`.
@@ -20,14 +21,16 @@ from anyio.abc import UDPSocket
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
-from pea2pea import Address, AlreadyConnectedError, Config, Connection, DisconnectOrigin, Node, NodeError
+from pea2pea import Address, AlreadyConnectedError, Config, Connection, Node, NodeError
 from pea2pea.testing import wait_until
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-INTERVAL = 0.5  # seconds between two beacons of a node
+INTERVAL = 0.5  # seconds between two beacons of a node, and between two dials to one address
+MAX_DIALS = 16  # at a time, whatever beacons say
 NAME_LENGTH = 8
+NAME = re.compile(rb"[0-9a-f]{%d}" % NAME_LENGTH)
 BEACON = re.compile(rb"pea2pea-lan ([0-9a-f]{%d}) ([0-9]{1,5})" % NAME_LENGTH)
 
 
@@ -45,10 +48,10 @@ class Neighbour:
 
     def __init__(self, listen: str = "127.0.0.1") -> None:
         self.name = secrets.token_hex(NAME_LENGTH // 2)
-        self.peers: dict[str, Connection] = {}
+        self.peers: dict[str, Connection] = {}  # by their names; some are about to be established
+        self.dialling: set[Address] = set()
         self.node = Node(Config(name=self.name, listener_addr=(listen, 0)))
         self.node.enable_handshake(self)
-        self.node.enable_on_disconnect(self)
 
     async def discover(self, sock: socket.socket) -> None:
         """Send and hear beacons, for as long as the node lives."""
@@ -65,26 +68,40 @@ class Neighbour:
             tasks.start_soon(announce)
             async for data, (source, _) in udp:
                 if found := BEACON.fullmatch(data):
-                    name, peer_port = found[1].decode(), int(found[2])
-                    if self.name < name and name not in self.peers and 0 < peer_port < 2**16:
-                        self.node.start_soon(self.dial, (source, peer_port))
+                    name, addr = found[1].decode(), (source, int(found[2]))
+                    if self.name < name and name not in self.peers and 0 < addr[1] < 2**16:
+                        self.dial_soon(addr)
+
+    def dial_soon(self, addr: Address) -> None:
+        if addr not in self.dialling and len(self.dialling) < MAX_DIALS:
+            self.dialling.add(addr)
+            self.node.start_soon(self.dial, addr)
 
     async def dial(self, addr: Address) -> None:
-        with suppress(OSError, NodeError):  # another beacon will come; the one before may have had it dialled already
-            await self.node.connect(addr)
+        try:
+            with suppress(OSError, NodeError):  # another beacon will come
+                await self.node.connect(addr)
+            await anyio.sleep(INTERVAL)
+        finally:
+            self.dialling.discard(addr)
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         buffered = BufferedByteStream(stream)
         await stream.send(self.name.encode())
-        name = (await buffered.receive_exactly(NAME_LENGTH)).decode()
-        if name in self.peers:
-            raise AlreadyConnectedError(f"{name} is connected already")
-        self.peers[name] = connection
-        print(f"{self.name} has found {name}", flush=True)
+        name = await buffered.receive_exactly(NAME_LENGTH)
+        if not NAME.fullmatch(name):
+            raise ValueError("that is no name")
+        if name.decode() in self.peers:
+            raise AlreadyConnectedError(f"{name.decode()} is connected already")
+        self.node.start_soon(self.keep, name.decode(), connection)
+        self.peers[name.decode()] = connection
+        print(f"{self.name} has found {name.decode()}", flush=True)
         return buffered
 
-    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
-        self.peers = {name: other for name, other in self.peers.items() if other is not connection}
+    async def keep(self, name: str, connection: Connection) -> None:
+        """Forget a peer when its connection ends, also if that never comes to be after the handshake."""
+        await connection.wait_closed()
+        del self.peers[name]
 
 
 async def demonstrate(broadcast: str, port: int, listen: str) -> None:

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteStream
 
-from _common import command_line, run
+from _common import command_line, run, shown
 from pea2pea import Config, Connection, DisconnectOrigin, Node, NotConnectedError
 from pea2pea.codecs import LinesCodec
 from pea2pea.topology import connect_nodes, star
@@ -29,7 +29,6 @@ class Noble:
 
     def __init__(self, name: str, last_words: str) -> None:
         self.last_words = last_words
-        self.peers: dict[str, Connection] = {}
         self.names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
         self.was_left = anyio.Event()
         self.node = Node(Config(name=name))
@@ -42,22 +41,28 @@ class Noble:
         """Exchange names. Nothing is read beyond them, so that the bare stream can be returned."""
         await stream.send(self.node.name.ljust(NAME_LENGTH).encode())
         name = (await BufferedByteStream(stream).receive_exactly(NAME_LENGTH)).decode().strip()
+        if name in self.peers:
+            raise ValueError("that name is taken")
         self.names[connection] = name
-        self.peers[name] = connection
         return stream
 
+    @property
+    def peers(self) -> dict[str, Connection]:
+        """Those who are connected, by their names: made of `connections`, so that nobody stays in it who has left."""
+        return {self.names[connection]: connection for connection in self.node.connections.values()}
+
     def decoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     def encoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     async def process_message(self, source: Connection, message: str) -> None:
-        print(f"{self.node.name} hears {self.names[source]}: {message}")
+        print(f"{self.node.name} hears {shown(self.names[source])}: {shown(message)}")
 
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         """The peer is still among the connections, and last words, if any can be sent, still go out to it."""
-        name = self.names[connection]
+        name = shown(self.names[connection])
         print(f"{self.node.name} and {name} part: {origin.name}")
         if origin in OURS:
             try:

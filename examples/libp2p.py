@@ -467,7 +467,7 @@ class Host:
 async def visit(host: Host, address: str) -> None:
     session = await host.dial(address)
     agent, protocols = await session.identify()
-    print(f"{session.peer_id} is {agent} and speaks {', '.join(sorted(protocols))}")
+    print(f"{session.peer_id} is {agent!r:.100} and speaks {', '.join(map(repr, sorted(protocols)))}")
     print("pings took", ", ".join(f"{seconds * 1e3:.2f} ms" for seconds in await session.ping(5)))
     await host.node.disconnect(session.connection)
 

@@ -216,14 +216,14 @@ class Friend:
         self.known[other.public_key] = other.node.name
 
     def decoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     def encoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     async def process_message(self, source: Connection, message: str) -> None:
         key = source.extra(NoiseAttribute.remote_static_key)
-        print(f"{self.node.name} hears {self.known[key]} ({key.hex()[:16]}) say: {message}")
+        print(f"{self.node.name} hears {self.known[key]} ({key.hex()[:16]}) say: {message!r:.200}")
         self.heard.set()
 
     async def on_disconnect(self, _connection: Connection, _origin: DisconnectOrigin) -> None:

@@ -18,7 +18,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteStream
 
 from _common import command_line, run
-from pea2pea import AlreadyConnectedError, Config, Connection, DisconnectOrigin, HandshakeError, Node
+from pea2pea import AlreadyConnectedError, Config, Connection, HandshakeError, Node
 from pea2pea.testing import wait_until
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Member:
         self.peers: dict[bytes, Connection] = {}  # by their ids; some are about to be established
         self.node = Node(Config(name=name))
         self.node.enable_handshake(self)
-        self.node.enable_on_disconnect(self)
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         buffered = BufferedByteStream(stream)
@@ -52,23 +51,21 @@ class Member:
         else:
             is_first = peer_id != self.id and await buffered.receive_exactly(1) == YES
         if is_first:
+            self.node.start_soon(self.keep, peer_id, connection)
             self.peers[peer_id] = connection
         if self.id > peer_id:
-            try:
-                await stream.send(YES if is_first else NO)
-            except BaseException:
-                self.forget(connection)
-                raise
+            await stream.send(YES if is_first else NO)
         if not is_first:
             raise DuplicateError(f"{peer_id.hex()} is connected already")
         return buffered
 
-    def forget(self, connection: Connection) -> None:
-        for peer_id in [peer_id for peer_id, other in self.peers.items() if other is connection]:
+    async def keep(self, peer_id: bytes, connection: Connection) -> None:
+        """Forget a peer when its connection ends. `on_disconnect` would not do: it is not called for a connection that
+        came to nothing, be it in the rest of the handshake or after it (a shutdown, or a dial that needed its slot).
+        """
+        await connection.wait_closed()
+        if self.peers.get(peer_id) is connection:  # the other side may have settled for a later one
             del self.peers[peer_id]
-
-    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
-        self.forget(connection)
 
 
 async def dial(member: Member, other: Member) -> bool:

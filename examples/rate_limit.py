@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import monotonic
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import anyio
@@ -52,10 +52,10 @@ class Bucket:
 
     tokens: float = BURST
     strikes: int = 0
-    filled: float = field(default_factory=monotonic)
+    filled: float = field(default_factory=anyio.current_time)
 
     def fill(self) -> float:
-        now = monotonic()
+        now = anyio.current_time()
         self.tokens = min(BURST, self.tokens + (now - self.filled) * RATE)
         self.filled = now
         return self.tokens
@@ -67,6 +67,12 @@ class Bucket:
             return False
         self.tokens -= 1
         return True
+
+
+def host_of(connection: Connection) -> str:
+    """Whom a limit is for: an IPv4 address, or the /64 network of an IPv6 address, all of which one host may have."""
+    ip = ip_address(connection.addr[0])
+    return str(ip) if ip.version == 4 else str(ip_network((int(ip), 64), strict=False))
 
 
 class Server:
@@ -82,7 +88,7 @@ class Server:
         self.node.enable_on_disconnect(self)
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
-        host, _ = connection.addr
+        host = host_of(connection)
         if self.is_banned(host):
             print(f"server: {host} is turned away")
             raise BannedError(host)
@@ -93,10 +99,10 @@ class Server:
         return LinesCodec(max_length=1024)
 
     def encoder(self, connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=16_384)
 
     async def process_message(self, source: Connection, message: str) -> None:
-        host, _ = source.addr
+        host = host_of(source)
         if self.is_banned(host):
             return  # what had arrived before it was thrown out
         bucket = self.buckets.setdefault(host, Bucket())
@@ -108,16 +114,21 @@ class Server:
                 self.outbox.send_nowait(source, "slow down")
         elif bucket.strikes == STRIKES:
             print(f"server: {host} is banned")
-            self.banned[host] = monotonic() + BAN
-            del self.buckets[host]
+            self.ban(host)
             self.node.start_soon(self.drop, host)  # in the background, as the end of `source` cancels what runs here
 
     def is_banned(self, host: str) -> bool:
-        return self.banned.get(host, 0) > monotonic()
+        return self.banned.get(host, 0) > anyio.current_time()
+
+    def ban(self, host: str) -> None:
+        del self.buckets[host]
+        now = anyio.current_time()
+        self.banned = {other: until for other, until in self.banned.items() if until > now}
+        self.banned[host] = now + BAN
 
     async def drop(self, host: str) -> None:
         for connection in self.node.connections.values():
-            if connection.addr[0] == host:
+            if host_of(connection) == host:
                 await self.node.disconnect(connection, abort=True)
 
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
@@ -150,10 +161,10 @@ class Client:
         return stream
 
     def decoder(self, connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=16_384)
 
     def encoder(self, connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=16_384)
 
     async def process_message(self, source: Connection, message: str) -> None:
         self.replies[message] += 1

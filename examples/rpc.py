@@ -2,14 +2,15 @@
 
 Shows how calls find their answers by a correlation id, why a slow method runs in a background task of its connection
 (`process_message` would hold up everything behind it), and what a caller sees of a timeout, an error at the other
-end, and a peer that leaves in the middle of a call. `Rpc` can be copied into your own program. Run
+end, and a peer that leaves in the middle of a call. `Rpc` can be copied into your own program: what a peer can make
+it hold is bounded, also by one that calls and never reads. Run
 `python examples/rpc.py`. You will see all of these in turn; then it ends by itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,8 +18,8 @@ from weakref import WeakKeyDictionary
 
 import anyio
 
-from _common import command_line, run
-from pea2pea import Config, Connection, DisconnectOrigin, Node
+from _common import command_line, run, shown
+from pea2pea import Config, Connection, DisconnectOrigin, Node, QueueFullError
 from pea2pea.codecs import Codec, LinesCodec, mapped
 
 if TYPE_CHECKING:
@@ -70,25 +71,35 @@ def encode(message: Call | Answer) -> str:
 
 
 class Rpc:
-    """Calls of peers' methods, and methods for peers to call, of which `at_once` may run for one peer."""
+    """Calls of peers' methods, and methods for peers to call.
 
-    def __init__(self, node: Node, *, at_once: int = 64) -> None:
+    For one peer `at_once` calls may be under way, until their answers are queued; the answer to a call beyond that is
+    an error, or nothing if there is no room for one. A call or an answer has `max_length` bytes at the most. A peer
+    that says nothing for `idle_timeout` seconds is disconnected (None: it may be silent).
+    """
+
+    def __init__(
+        self, node: Node, *, at_once: int = 64, max_length: int = 65_536, idle_timeout: float | None = None
+    ) -> None:
         self.methods: dict[str, Callable[[Connection, JSON], Awaitable[JSON]]] = {}
         self._node = node
         self._at_once = at_once
+        self._max_length = max_length
         self._running: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
         self._numbers = count()
         self._waiting: dict[int, tuple[Connection, anyio.Future[Answer | None]]] = {}
-        node.enable_reading(self, idle_timeout=None)
+        node.enable_reading(self, idle_timeout=idle_timeout)
         self._outbox = node.enable_writing(self)
         node.enable_on_disconnect(self)
 
     async def call(self, peer: Connection, method: str, argument: JSON = None, *, timeout: float = 5.0) -> JSON:
         """What `method` of the peer returns.
 
-        Raises `CallError` if it raised that, `PeerLeftError`, `TimeoutError`, or `NotConnectedError`. Cancelling it
-        only stops the waiting.
+        Raises `CallError` if it raised that, `PeerLeftError`, `TimeoutError`, `NotConnectedError`, or `ValueError` if
+        the call is too long. Cancelling it only stops the waiting.
         """
+        if peer.origin is not None:
+            raise PeerLeftError(f"the peer has left; {method!r} was not called")
         number = next(self._numbers)
         answered = anyio.Future[Answer | None]()
         self._waiting[number] = peer, answered
@@ -106,7 +117,7 @@ class Rpc:
         return answer.result
 
     def decoder(self, connection: Connection) -> Codec[Call | Answer]:
-        return mapped(LinesCodec(), decode=decode, encode=encode)
+        return mapped(LinesCodec(max_length=self._max_length), decode=decode, encode=encode)
 
     encoder = decoder
 
@@ -117,24 +128,32 @@ class Rpc:
                 self._running[source] = running + 1
                 source.start_soon(self._answer, source, message)
             else:
-                await self._outbox.send(source, Answer(message.number, None, "too many calls at once"))
+                with suppress(QueueFullError):  # it calls more than it reads
+                    self._outbox.send_nowait(source, Answer(message.number, None, "too many calls at once"))
         elif message.number in self._waiting and self._waiting[message.number][0] is source:
             self._waiting.pop(message.number)[1].return_value = message
         # any other answer came too late, or from somebody who was not asked
 
     async def _answer(self, connection: Connection, call: Call) -> None:
         try:
+            await self._reply(connection, call)
+        finally:  # not before the answer is queued: a peer that does not read would have any number of calls wait here
+            self._running[connection] -= 1
+
+    async def _reply(self, connection: Connection, call: Call) -> None:
+        try:
             if call.method not in self.methods:
-                raise CallError(f"there is no method {call.method!r}")
+                raise CallError(f"there is no method {call.method!r:.100}")
             answer = Answer(call.number, await self.methods[call.method](connection, call.argument), None)
         except CallError as error:
-            answer = Answer(call.number, None, str(error))
+            answer = Answer(call.number, None, str(error)[:1000])
         except Exception:  # a bug, which the library logs
             await self._outbox.send(connection, Answer(call.number, None, "an error within the method"))
             raise
-        finally:
-            self._running[connection] -= 1
-        await self._outbox.send(connection, answer)
+        try:
+            await self._outbox.send(connection, answer)
+        except (ValueError, RecursionError):  # a method that echoes what it was given makes more of it, once escaped
+            await self._outbox.send(connection, Answer(call.number, None, "the answer is too long"))
 
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         for asked, answered in self._waiting.values():
@@ -145,13 +164,15 @@ class Rpc:
 async def main() -> None:
     client, server = Node(Config(name="client", listener_addr=None)), Node(Config(name="server"))
     calling, serving = Rpc(client), Rpc(server)
-    alarms: defaultdict[JSON, anyio.Event] = defaultdict(anyio.Event)
+    alarms = {"seven": anyio.Event(), "never": anyio.Event()}  # a fixed set: peers make no new ones
 
     async def divide(_caller: Connection, argument: JSON) -> JSON:
         match argument:
             case [int(dividend), int(divisor)] if divisor:
                 return dividend // divisor
-        raise CallError(f"{argument} cannot be divided")
+            case [int(dividend), int()]:
+                raise CallError(f"{dividend} cannot be divided by zero")
+        raise CallError("two integers are wanted")
 
     async def greet(caller: Connection, _argument: JSON) -> JSON:
         return f"Hello, {await serving.call(caller, 'name')}!"
@@ -159,12 +180,17 @@ async def main() -> None:
     async def name(_caller: Connection, _argument: JSON) -> JSON:
         return "Alice"
 
-    async def sleep(_caller: Connection, alarm: JSON) -> JSON:
-        await alarms[alarm].wait()
+    def alarm(name: JSON) -> anyio.Event:
+        if not isinstance(name, str) or name not in alarms:
+            raise CallError("there is no such alarm")
+        return alarms[name]
+
+    async def sleep(_caller: Connection, name: JSON) -> JSON:
+        await alarm(name).wait()
         return "I have slept"
 
-    async def ring(_caller: Connection, alarm: JSON) -> JSON:
-        alarms[alarm].set()
+    async def ring(_caller: Connection, name: JSON) -> JSON:
+        alarm(name).set()
         return "I have rung"
 
     async def hang_up(caller: Connection, _argument: JSON) -> JSON:
@@ -177,15 +203,15 @@ async def main() -> None:
 
     async with client, server:
         connection = await client.connect(await server.start_listening())
-        print("84 / 2 is", await calling.call(connection, "divide", [84, 2]))
-        print("calls go both ways:", await calling.call(connection, "greet"))
+        print("84 / 2 is", shown(await calling.call(connection, "divide", [84, 2])))
+        print("calls go both ways:", shown(await calling.call(connection, "greet")))
         try:
             await calling.call(connection, "divide", [1, 0])
         except CallError as error:
-            print("an error at the other end:", error)
+            print("an error at the other end:", shown(error))
 
         async def show(method: str) -> None:
-            print("answers come in any order:", await calling.call(connection, method, "seven"))
+            print("answers come in any order:", shown(await calling.call(connection, method, "seven")))
 
         async with anyio.create_task_group() as tasks:
             for method in ("sleep", "sleep", "ring"):
@@ -194,9 +220,8 @@ async def main() -> None:
         try:
             await calling.call(connection, "sleep", "never", timeout=0.1)
         except TimeoutError:
-            print(
-                "a call timed out, and the next one works: 9 / 3 is", await calling.call(connection, "divide", [9, 3])
-            )
+            quotient = await calling.call(connection, "divide", [9, 3])
+            print("a call timed out, and the next one works: 9 / 3 is", shown(quotient))
         try:
             await calling.call(connection, "hang_up", timeout=60)
         except PeerLeftError as error:

@@ -14,7 +14,7 @@ from string import ascii_lowercase
 
 import anyio
 
-from _common import command_line, run
+from _common import command_line, run, shown
 from pea2pea import Config, Connection, Node
 from pea2pea.codecs import LinesCodec
 from pea2pea.topology import connect_nodes, line
@@ -34,20 +34,20 @@ class Player:
         self.outbox = self.node.enable_writing(self)
 
     def decoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     def encoder(self, _connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1024)
 
     async def process_message(self, source: Connection, message: str) -> None:
         self.understood = self.mishear(message)
-        print(f"{self.node.name:>9} understands: {self.understood}")
+        print(f"{self.node.name:>9} understands: {shown(self.understood)}")
         self.outbox.broadcast(self.understood, exclude=[source])
         if len(self.node.connections) == 1:  # nobody is left to tell
             self.is_over.set()
 
     def mishear(self, sentence: str) -> str:
-        if self.chance.random() < 0.5:
+        if not sentence or self.chance.random() < 0.5:
             return sentence
         at = self.chance.randrange(len(sentence))
         return sentence[:at] + self.chance.choice(ascii_lowercase) + sentence[at + 1 :]
@@ -66,7 +66,7 @@ async def main(count: int, seed: int | None) -> None:
         print(f"{first.node.name:>9} whispers: {SENTENCE}")
         first.outbox.broadcast(SENTENCE)  # it has one peer
         await last.is_over.wait()
-    print(f"From {SENTENCE!r}\n  to {last.understood!r}, through {count - 1} connections.")
+    print(f"From {SENTENCE!r}\n  to {shown(repr(last.understood))}, through {count - 1} connections.")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path.append(str(EXAMPLES))  # at its end: the package `noise` comes before noise.py
 
 
 class Example(Protocol):

@@ -335,7 +335,7 @@ def test_the_program(example: Example) -> None:
     listening, identified, pings, refused = example("libp2p.py")
     assert listening.startswith("listening on /ip4/127.0.0.1/tcp/")
     name = listening.rpartition("/")[2]
-    assert identified == f"{name} is pea2pea-example/1.0 and speaks /ipfs/id/1.0.0, /ipfs/ping/1.0.0"
+    assert identified == f"{name} is 'pea2pea-example/1.0' and speaks '/ipfs/id/1.0.0', '/ipfs/ping/1.0.0'"
     assert pings.count(" ms") == 5
     assert refused.startswith("a false PeerId is refused: dialled 12D3")
     assert refused.endswith(f"but {name} has answered")

@@ -371,6 +371,6 @@ async def test_strangers_are_refused() -> None:
 def test_the_program(example: Example) -> None:
     first, second, third = example("noise.py")
     assert first.startswith("Alice hears Bob (")
-    assert first.endswith("the key is under the mat")
+    assert first.endswith("say: 'the key is under the mat'")
     assert second.startswith("Alice hangs up on Mallory: a stranger")
     assert third == "Mallory is hung up on by Alice, who has refused 2 peers"
