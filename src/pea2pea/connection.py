@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from anyio import CancelScope, Event, TypedAttributeProvider, current_time
 from typing_extensions import TypeVarTuple, Unpack
 
-from ._address import Address, canonical, is_pair
+from ._address import Address, canonical, is_pair, show
 from ._report import background_task
 from .errors import NotConnectedError
 from .stats import Stats
@@ -104,7 +104,7 @@ class Connection(TypedAttributeProvider):
         """Wait until it is closed and removed, or its set-up came to nothing. Cancelling it changes nothing."""
 
     def __str__(self) -> str:
-        return f"{self.addr[0]}:{self.addr[1]}"
+        return show(self.addr)
 
 
 Peer: TypeAlias = Address | Connection
