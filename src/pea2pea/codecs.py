@@ -26,7 +26,6 @@ from abc import ABC, abstractmethod
 from functools import cache
 from itertools import islice
 from operator import index
-from sys import maxsize
 from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 from ._text import copy_error, describe
@@ -227,9 +226,7 @@ class LengthDelimitedCodec(_LengthPrefixed):
         max_length: int = DEFAULT_MAX_LENGTH,
         prefix_included: bool = False,
     ) -> None:
-        at_least_one("prefix", prefix)
-        if prefix > 8:
-            raise ValueError(f"prefix must be 1 to 8 bytes wide, not {describe(prefix)}")
+        at_least_one("prefix", prefix, 8)
         _require(bool, prefix_included, "prefix_included")
         _require(str, byteorder, "byteorder")
         if byteorder not in ("big", "little"):
@@ -351,9 +348,7 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
     """
 
     def __init__(self, size: int, length_of: Callable[[bytes], int], max_length: int = DEFAULT_MAX_LENGTH) -> None:
-        at_least_one("size", size)
-        if size > _MAX_HEADER:
-            raise ValueError(f"size must be at most {_MAX_HEADER} bytes, not {describe(size)}")
+        at_least_one("size", size, _MAX_HEADER)
         _require_callable(length_of, "length_of")
         super().__init__(size, max_length)
         self._size = size
@@ -668,8 +663,6 @@ class _Batched(_Wrapped[A]):
     def __init__(self, codec: Codec[A], at_most: int) -> None:
         super().__init__(codec)
         at_least_one("at_most", at_most)
-        if at_most > maxsize:
-            raise ValueError(f"at_most must be at most {maxsize}, not {describe(at_most)}")
         self._at_most = at_most
 
     def __repr__(self) -> str:

@@ -138,6 +138,16 @@ class NominalEncoder(Encoder[Ping]):
         return bytes(message.number)
 
 
+class PingOrPongCodec:
+    """Of two types of messages, structural."""
+
+    def decode(self, data: bytes) -> Iterator[Ping | Pong]:
+        yield from (Ping(1), Pong(2))
+
+    def encode(self, message: Ping | Pong) -> bytes:
+        return b"ping" if isinstance(message, Ping) else b"pong"
+
+
 class NominalCodec(Codec[Pong]):
     def decode(self, data: bytes, /) -> Iterable[Pong]:
         return [Pong(len(data))]
@@ -844,6 +854,33 @@ def codecs_are_tested() -> None:
     check_codec(PingCodec, (Ping(1),), strategy=None, max_length=100, bytes_like=True, derive=False)
     check_codec(lambda: DelimitedCodec(b";"), [b"one"], strategy=strategies.binary())
     check_codec(BytesCodec, [b"one"], join=b"".join)
+    check_codec(PingCodec, [Ping(1)], reseal=bytes.upper)
+    check_codec(PingCodec, [Ping(1)], reseal=None)
+
+
+def _first(pings: list[Ping]) -> Ping:
+    return pings[0]
+
+
+def a_decoder_and_an_encoder_are_tested() -> None:
+    assert_type(check_codec(NominalDecoder, [Ping(1)], make_encoder=NominalEncoder), None)
+    check_codec(NominalDecoder, (Ping(1),), make_encoder=PingCodec, strategy=Pings(), max_length=100, join=_first)
+    check_codec(
+        PingCodec, iter([Ping(1)]), make_encoder=NominalEncoder, bytes_like=True, derive=False, reseal=bytes.upper
+    )
+    check_codec(
+        lambda: LinesCodec("ascii"), ["one"], make_encoder=lambda: LinesCodec("ascii"), strategy=strategies.text()
+    )
+    check_codec(
+        NominalDecoder, [Ping(1)], make_encoder=NominalEncoder, strategy=None, max_length=None, join=None, reseal=None
+    )
+
+
+def messages_of_several_types_are_tested() -> None:
+    messages: list[Ping | Pong] = [Ping(1), Pong(2)]
+    check_codec(lambda: GenericCodec[Ping | Pong](Ping(1)), messages)
+    check_codec(PingOrPongCodec, messages)
+    check_codec(PingOrPongCodec, messages, make_encoder=PingOrPongCodec)
 
 
 def a_strategy_of_less_is_a_strategy_of_more(strategy: Strategy[Ping]) -> Strategy[Ping | Pong]:

@@ -552,12 +552,31 @@ async def wrong_uses_of_topologies(nodes: list[Node]) -> None:
     await connect_nodes(nodes, [(0, "1")])  # type: ignore[list-item]  # says: "tuple[int, int]" | "edges"
 
 
+class Half:
+    """A decoder and nothing more."""
+
+    def decode(self, data: bytes) -> list[str]:
+        return [data.decode()]
+
+
 async def wrong_uses_of_tests(strategy: Strategy[bytes]) -> None:
     check_codec(LinesCodec, ["line"], strategy=strategy)  # type: ignore[arg-type]  # says: "check_codec" | "strategy"
-    check_codec(LinesCodec, ["line"], None)  # type: ignore[call-arg]  # says: "check_codec" | positional
-    check_codec(LinesCodec, ["line"], max_length=1e6)  # type: ignore[arg-type]  # says: "max_length"
-    check_codec(LinesCodec, ["line"], bytes_like="yes")  # type: ignore[arg-type]  # says: "bytes_like"
-    check_codec(LinesCodec, ["line"], derive="no")  # type: ignore[arg-type]  # says: "derive"
+    check_codec(LinesCodec, ["line"], None)  # type: ignore[call-overload]  # says: "check_codec" | "check_codec"
+    check_codec(LinesCodec, ["line"], max_length=1e6)  # type: ignore[call-overload]  # says: "check_codec", "float" | "max_length"
+    check_codec(LinesCodec, ["line"], bytes_like="yes")  # type: ignore[call-overload]  # says: "check_codec", "str" | "bytes_like"
+    check_codec(LinesCodec, ["line"], derive="no")  # type: ignore[call-overload]  # says: "check_codec", "str" | "derive"
     check_codec(LinesCodec, ["line"], join=b"".join)  # type: ignore[arg-type]  # says: "join"
+    check_codec(LinesCodec, ["line"], reseal=str.upper)  # type: ignore[arg-type]  # says: "reseal"
+    check_codec(Half, ["line"])  # type: ignore[arg-type]  # says: Half, Codec[str] | "encode" is not present
+    check_codec(Half, ["line"], make_encoder=Half)  # type: ignore[arg-type]  # says: "make_encoder"
+    check_codec(Half, ["line"], make_encoder=LengthDelimitedCodec)  # type: ignore[arg-type]  # says: "make_encoder"
+    check_codec(Half, [b"line"], make_encoder=LinesCodec)  # type: ignore[arg-type]  # says: "make_encoder"
+    check_codec(Half, ["line"], make_encoder=LinesCodec())  # type: ignore[call-overload]  # says: "LinesCodec"
+    check_codec(Half, ["line"], make_encoder=LinesCodec, max_length=1e6)  # type: ignore[call-overload]  # says: "float"
+    check_codec(Half, ["line"], make_encoder=LinesCodec, strategy=strategy)  # type: ignore[arg-type]  # says: Sequence | "strategy"
+    check_codec(Half, ["line"], make_encoder=LinesCodec, join=b"".join)  # type: ignore[arg-type]  # says: "join"
+    check_codec(Half, ["line"], make_encoder=LinesCodec, bytes_like="y")  # type: ignore[call-overload]  # says: "str" | bool
+    check_codec(Half, ["line"], make_encoder=LinesCodec, derive="no")  # type: ignore[call-overload]  # says: "str" | bool
+    check_codec(Half, ["line"], make_encoder=LinesCodec, reseal=str.upper)  # type: ignore[arg-type]  # says: "reseal"
     await wait_until(True)  # type: ignore[arg-type]  # says: "wait_until"
     await wait_until(list, "1")  # type: ignore[arg-type]  # says: "wait_until"
