@@ -86,7 +86,7 @@ class MessageStream(Generic[M]):
             missing: int = getattr(self._codec, "missing", 0)
             if self._fed == len(self._data):
                 with suppress(EndOfStream):
-                    self._data += await stream.receive(min(missing, TAKE_MAX) or _AHEAD)
+                    self._data.extend(await stream.receive(min(missing, TAKE_MAX) or _AHEAD))
             piece = bytes(self._data[self._fed : self._fed + (missing or 1)])
             self._fed += len(piece)
             self._ended = not piece

@@ -61,6 +61,7 @@ from pea2pea.codecs import (
     batched,
     mapped,
 )
+from pea2pea.handshakes import MessageStream, TLSHandshake
 from pea2pea.testing import Strategy, check_codec, wait_until
 from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
@@ -458,6 +459,41 @@ class OverTLS:
 class Buffered:
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> BufferedByteStream:
         return BufferedByteStream(stream)
+
+
+class OverTLSAndWithMessages:
+    def __init__(self, tls: TLSHandshake, codec: Codec[Ping | Pong]) -> None:
+        self.tls = tls
+        self.codec = codec
+
+    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
+        secure = await self.tls.perform_handshake(connection, stream)
+        assert_type(secure, TLSStream)
+        messages = MessageStream(secure, self.codec)
+        assert_type(messages, MessageStream[Ping | Pong])
+        assert_type(await messages.send(Ping(1)), None)
+        assert_type(await messages.receive(), Ping | Pong)
+        assert_type(messages.detach(), ByteStream)
+        return messages.detach()
+
+
+async def messages_of_a_handshake_are_those_of_its_codec(stream: ByteStream, tls: TLSStream) -> None:
+    assert_type(MessageStream(stream, LinesCodec()), MessageStream[str])
+    assert_type(await MessageStream(tls, PingCodec()).receive(), Ping)
+    numbers: Codec[int] = mapped(LinesCodec(), decode=int, encode=str)
+    assert_type(await MessageStream(stream, numbers).receive(), int)
+
+
+def tls_goes_one_way_or_both(node: Node, context: ssl.SSLContext, codec: Codec[Ping | Pong]) -> None:
+    both = TLSHandshake(client=context, server=context)
+    node.enable_handshake(both)
+    Node().enable_handshake(TLSHandshake(client=context), timeout=1.0)
+    Node().enable_handshake(TLSHandshake(server=context))
+    Node().enable_handshake(TLSHandshake(client=None, server=context))
+    Node().enable_handshake(TLSHandshake(client=context, server=None))
+    Node().enable_handshake(OverTLSAndWithMessages(both, codec))
+    handshake: Handshake = both
+    use(handshake)
 
 
 def a_handshake_may_return_a_stream_of_its_own(node: Node, context: ssl.SSLContext) -> None:

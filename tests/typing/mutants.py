@@ -21,7 +21,7 @@ EPILOGUE = "\nfrom typing import Any as Unchecked\nclass Wrong:\n    def __init_
 """What the changed modules must have at their ends."""
 
 EXPORTED = set(re.findall(r'"(\w+)"', (PACKAGE / "__init__.py").read_text().partition("__all__")[2].partition("]")[0]))
-WHOLE = {"codecs", "errors", "topology", "waiting"}  # modules to import from: all their names are public
+WHOLE = {"codecs", "errors", "handshakes", "topology", "waiting"}  # modules to import from: all their names are public
 UNCALLED = {"Connection", "ConnectionLimitError", "Outbox"}  # users have them made
 INHERITED = {"__init__", "__repr__", "__str__", "__reduce__", "__post_init__"}  # an object without one has another
 

@@ -6,6 +6,7 @@ The words before the bar are mypy's, those behind it pyright's, if they differ.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -44,6 +45,7 @@ from pea2pea.codecs import (
     batched,
     mapped,
 )
+from pea2pea.handshakes import MessageStream, TLSHandshake
 from pea2pea.testing import Strategy, check_codec, wait_until
 from pea2pea.topology import connect_nodes, grid, line, mesh, random, ring, star, tree
 
@@ -434,6 +436,28 @@ def names_that_are_the_codecs(decoder: Decoder[str], encoder: Encoder[str]) -> N
 LengthDelimitedCodec(byteorder="middle")  # type: ignore[arg-type]  # says: "byteorder"
 LengthDelimitedCodec(4)  # type: ignore[call-arg]  # says: positional
 check_codec(LinesCodec, [b"bytes"])  # type: ignore[arg-type]  # says: check_codec, Codec[bytes] | "str"
+
+
+# Handshakes
+
+
+async def the_wrong_messages_in_a_handshake(stream: ByteStream, messages: MessageStream[Ping]) -> None:
+    await messages.send("ping")  # type: ignore[arg-type]  # says: "send", "Ping" | "message", "Ping"
+    _text: str = await messages.receive()  # type: ignore[assignment]  # says: "Ping"
+    _other: MessageStream[object] = messages  # type: ignore[assignment]  # says: "MessageStream[Ping]" | "MessageStream[Ping]"
+    await MessageStream(stream, LinesCodec()).send(b"ping")  # type: ignore[arg-type]  # says: "send", "str" | "message", "str"
+    MessageStream(stream)  # type: ignore[call-arg]  # says: "codec"
+    MessageStream(LinesCodec(), LinesCodec())  # type: ignore[arg-type]  # says: "ByteStream"
+
+
+async def tls_for_nobody(node: Node, context: ssl.SSLContext, stream: ByteStream, it: Connection) -> None:
+    tls = TLSHandshake(context)  # type: ignore[call-arg]  # says: "TLSHandshake" | positional
+    TLSHandshake(client="tls")  # type: ignore[arg-type]  # says: "client"
+    TLSHandshake(server=True)  # type: ignore[arg-type]  # says: "server"
+    node.enable_handshake(TLSHandshake)  # type: ignore[arg-type]  # says: "enable_handshake" | "handshake"
+    await tls.perform_handshake(stream, stream)  # type: ignore[arg-type]  # says: "Connection"
+    await tls.perform_handshake(it, it)  # type: ignore[arg-type]  # says: "ByteStream"
+    await tls.perform_handshake(connection=it, stream=stream)  # type: ignore[call-arg]  # says: "connection" | positional
 
 
 # Nodes and connections
