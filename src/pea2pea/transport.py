@@ -37,7 +37,7 @@ from anyio.streams.tls import TLSAttribute
 from ._address import Address, canonical, from_sockaddr, is_local, literal, reachable, show, sockaddr
 from .codecs import Chunk
 
-if sys.platform == "linux":
+if sys.platform != "win32":
     import fcntl
     import termios
 
@@ -520,8 +520,9 @@ _ABORTED = {
 
 
 def _has_unread(sock: socket.socket) -> bool:
-    with suppress(OSError):
-        return bool(sock.recv(1, socket.MSG_PEEK))
+    if sys.platform != "win32":
+        with suppress(OSError):
+            return any(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
     return False
 
 
