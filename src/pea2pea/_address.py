@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeGuard, cast
 
 from ._text import describe, printable
 
@@ -136,7 +136,7 @@ def checked(addr: Address, what: str = "the address") -> Address:
     return canonical((str.__str__(host), int(port)))  # the plain values, of subclasses
 
 
-def is_pair(given: object) -> bool:
+def is_pair(given: object) -> TypeGuard[Address]:
     """Whether it is made like an address."""
     parts = cast("tuple[object, ...]", given) if isinstance(given, tuple) else ()
     return len(parts) == 2 and isinstance(parts[0], str) and type(parts[1]) is not bool and isinstance(parts[1], int)

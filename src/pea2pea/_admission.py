@@ -11,7 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, TypeVar
 
-from ._address import Address, canonical, group_of
+from ._address import Address, canonical, group_of, is_pair
 from .connection import Connection, Link, Side
 from .errors import AlreadyConnectedError, ConnectionLimitError
 
@@ -97,7 +97,9 @@ class ConnectionsView(Mapping[Address, Connection]):
 
     def __getitem__(self, addr: Address) -> Connection:
         link = self._found.get(addr)
-        return self._found[canonical(addr)] if link is None else link
+        if link is None:
+            return self._found[canonical(addr) if is_pair(addr) else addr]
+        return link
 
     def __iter__(self) -> Iterator[Address]:
         return iter(list(self._found))
@@ -128,7 +130,7 @@ class ConnectingView(AbstractSet[Address]):
         return set(it)
 
     def __contains__(self, addr: object) -> bool:
-        return addr in self._found
+        return is_pair(addr) and canonical(addr) in self._found
 
     def __iter__(self) -> Iterator[Address]:
         return iter(list(self._found))
