@@ -15,6 +15,7 @@ import anyio
 import dining_philosophers
 import fixed_length
 import gossip
+import hello as hello_program
 import hole_punching
 import hot_potato
 import json_messages
@@ -801,3 +802,28 @@ async def test_libp2p_what_a_peer_calls_itself_is_escaped(capsys: pytest.Capture
     async with host.node, visitor.node:
         await visit(visitor, await host.listen())
     assert_clean(capsys, holds=r"\x1b[2J")
+
+
+# ---- hello.py
+
+
+@pytest.mark.parametrize(
+    ("first", "is_refused"),
+    [
+        (b"Eve\n", False),
+        (f"{ESCAPES}\n".encode(), True),
+        (b"\xff\n", True),
+        (b"E" * 33 + b"\n", True),
+        (b"\x00\n", True),
+        (b"", True),
+    ],
+)
+async def test_hello_a_name_is_a_name(
+    first: bytes, is_refused: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bob = hello_program.Greeter("Bob")
+    async with bob.node as node:
+        answer = await send_and_leave(node, f"hi {ESCAPES}\n".encode(), first=first)
+        assert answer.split(b"\n")[:2] == ([b"Bob", b""] if is_refused else [b"Bob", b"welcome"])
+        assert_no_bug(node, caplog)
+    assert_clean(capsys, holds="" if is_refused else "Bob: Eve is gone (READING)")

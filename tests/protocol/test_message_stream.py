@@ -471,16 +471,18 @@ async def test_what_was_read_too_far_is_decoded_first(
             assert responder.only.stats.bytes_received == len(stream)
 
 
-async def test_a_detached_tcp_stream_is_the_bare_one() -> None:
-    """So messages are sent directly, and read without a wrapper."""
+@pytest.mark.parametrize("early", [0, 1, 100])
+async def test_a_detached_tcp_stream_is_the_bare_one(early: int) -> None:
+    """So messages are sent directly, and read without a wrapper, also when some were there too early."""
     one, other = User(enable=ALL), User(enable=ALL)
     given: list[bool] = []
+    messages = [b"%d" % number for number in range(early)]
 
     async def shake_hands(connection: Connection, stream: ByteStream) -> ByteStream:
-        messages = MessageStream(stream, Silent())
-        await messages.send(b"hello")
-        assert await messages.receive() == b"hello"
-        detached = messages.detach()
+        await stream.send(sent_by(Silent(), [b"hello"]) + b"".join(map(frame, messages)))
+        hellos = MessageStream(stream, Silent())
+        assert await hellos.receive() == b"hello"
+        detached = hellos.detach()
         given.append(detached is stream)
         return detached
 
@@ -488,7 +490,8 @@ async def test_a_detached_tcp_stream_is_the_bare_one() -> None:
     async with two_nodes(one, other) as (ours, _):
         assert given == [True, True]
         await one.outbox.send(ours, b"hello")
-        await wait_until(lambda: other.received == [b"hello"])
+        await wait_until(lambda: other.received == [*messages, b"hello"])
+        await wait_until(lambda: one.received == messages)
 
 
 @pytest.mark.parametrize("nonsense", [b"\x00\x02hi", b"\x00", b""])
