@@ -264,3 +264,22 @@ async def test_a_peer_to_which_nothing_is_sent_need_not_read() -> None:
             assert await peer.receive_exactly(6) == b"onetwo"
             assert user.ended == [(addr, DisconnectOrigin.WRITING) for addr in stuck]
             await wait_until(lambda: list(node.connections) == [peer.addr])  # the hook comes before the removal
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("queued", [0, 2])
+async def test_a_message_that_goes_straight_to_a_broken_socket_is_counted_as_unsent(size: int, queued: int) -> None:
+    user = User()
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await wait_until(lambda: node.connections)
+            peer.reset()  # which the node has not noticed when it sends
+            connection = user.only
+            user.outbox.send_nowait(connection, bytes(size))
+            for _ in range(queued):
+                with pytest.raises(NotConnectedError):
+                    user.outbox.send_nowait(connection, bytes(size))
+            assert node.heuristics.unsent_messages == 1
+            await connection.wait_closed()
+            assert connection.stats.messages_sent == 0
+        assert node.heuristics.unsent_messages == 1

@@ -273,6 +273,7 @@ class Writer(Generic[M_contra]):
             else:
                 rest = direct.send_nowait(list(frame))
         except OSError as error:
+            self._count(1, size)  # it was accepted, and is given up with what is queued
             self._break(error)
             return
         if rest:
