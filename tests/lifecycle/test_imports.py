@@ -39,6 +39,9 @@ ORDER = (
     "testing.peer",
     "testing",
     "",  # the package itself, which exports
+    "_screen",
+    "_command_line",
+    "__main__",
 )
 SANS_IO = ("errors", "_text", "_address", "config", "stats", "codecs", "_admission")
 MODULES = {
@@ -115,6 +118,7 @@ def test_a_sans_io_module_knows_no_socket_and_no_clock(name: str) -> None:
     assert not found & {"socket", "time", "anyio", "asyncio", "trio"}
 
 
-def test_the_package_does_not_import_its_helpers_for_tests() -> None:
-    program = "import sys, pea2pea; assert not [name for name in sys.modules if name.startswith('pea2pea.testing')]"
+@pytest.mark.parametrize("helpers", ["testing", "_command_line", "_screen"])
+def test_the_package_does_not_import_its_helpers_for_tests_nor_its_command_line(helpers: str) -> None:
+    program = f"import sys, pea2pea; assert not [name for name in sys.modules if name.startswith('pea2pea.{helpers}')]"
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603  # our own program
