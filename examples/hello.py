@@ -50,7 +50,7 @@ class Greeter:
         return messages.detach()
 
     def decoder(self, connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1000)  # a small one: a peer can make the node hold twice as much
 
     def encoder(self, connection: Connection) -> LinesCodec:
         return LinesCodec()

@@ -69,10 +69,10 @@ class Peer:
         return self.node.listening_addr[1]
 
     def decoder(self, connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1000)
 
     def encoder(self, connection: Connection) -> LinesCodec:
-        return LinesCodec()
+        return LinesCodec(max_length=1000)
 
     async def process_message(self, source: Connection, message: str) -> None:
         version = source.extra(TLSAttribute.tls_version)

@@ -1,4 +1,4 @@
-"""The documents keep their word: the README's Python snippets run, and what INVARIANTS.md refers to is there."""
+"""The documents keep their word: Python snippets run, links lead somewhere, and INVARIANTS.md names what is there."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pea2pea import Node
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+DOCUMENTS = ["README.md", "INVARIANTS.md", "examples/README.md", "tests/benchmarks/README.md"]
+
+
+def snippets(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+SNIPPETS = snippets(README)
+WITHOUT_ANYIO_RUN = list(zip(*re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", README, flags=re.MULTILINE), strict=True))
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
@@ -19,18 +33,89 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603  # our own README
 
 
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("import anyio", "anyio.run(main, backend='asyncio')"),
+        ("import anyio", "anyio.run(main, backend='trio')"),
+        *WITHOUT_ANYIO_RUN,
+    ],
+)
+def test_the_first_node_shouts_back(first: str, last: str) -> None:
+    done = run(SNIPPETS[0].replace("import anyio", first).replace("anyio.run(main)", last))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ says 'hello, bob'\n127\.0\.0\.1:\d+ says 'HELLO, BOB'\n", done.stdout)
+
+
+def test_what_differs_without_anyios_run() -> None:
+    assert WITHOUT_ANYIO_RUN == [
+        ("import asyncio, anyio", "asyncio.run(main())"),
+        ("import trio, anyio", "trio.run(main)"),
+    ]
+
+
+LONG_LINES = """
+from pea2pea.testing import wait_until
+
+async def whisper():
+    shout, talker = Shout(), Shout()
+    async with shout.node, talker.node:
+        peer = await talker.node.connect(await shout.node.start_listening())
+        await talker.outbox.send(peer, "\\u0390" * 500)  # a thousand bytes, three thousand in capitals
+        await wait_until(lambda: talker.node.connections == {})
+    print(shout.node.heuristics.hook_errors, shout.node.stats.messages_sent)
+
+anyio.run(whisper)
+"""
+
+
+def test_no_line_is_too_long_to_be_shouted() -> None:
+    """The answer is longer than the line that it answers; the talker refuses it, and the shouting node sees no bug."""
+    done = run(SNIPPETS[0].replace("anyio.run(main)", LONG_LINES))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n0 1\n")
+
+
+def test_all_snippets_run_one_after_the_other() -> None:
+    assert len(SNIPPETS) > 3
+    done = run("\n".join(SNIPPETS))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+TERMINATION = """
+import os
+from pea2pea.testing import wait_until
+
+async def terminate():
+    shout, before = Shout(), signal.getsignal(signal.{name})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve, shout.node)
+        await wait_until(lambda: signal.getsignal(signal.{name}) != before)
+        os.kill(os.getpid(), signal.{name})
+    print(shout.node)
+
+anyio.run(terminate, backend={backend!r})
+"""
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_first_node_shouts_back(backend: str) -> None:
-    done = run(SNIPPETS[0].replace("anyio.run(main)", f"anyio.run(main, backend={backend!r})"))
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_shuts_the_node_down(name: str, backend: str) -> None:
+    (serve,) = (snippet for snippet in SNIPPETS if "open_signal_receiver" in snippet)
+    ending = TERMINATION.format(name=name, backend=backend)
+    done = run(SNIPPETS[0].replace("anyio.run(main)", serve + ending))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "says hello, bob" in done.stdout
-    assert "says HELLO, BOB" in done.stdout
+    assert re.fullmatch(r"<Node \d+, closed, 0 connections>\n", done.stdout)
 
 
-def test_the_other_snippets_run_one_after_the_other() -> None:
-    assert len(SNIPPETS) > 2
-    done = run("\n".join(SNIPPETS[1:]))
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with Node() as node:
+        yield node
+
+
+async def test_a_fixture_of_anyios_plugin_may_enter_a_node(node: Node) -> None:
+    assert await node.start_listening()
 
 
 PATIENCE = """
@@ -52,16 +137,17 @@ anyio.run(main)
 
 
 def test_the_peer_that_goes_on_and_on_is_banned() -> None:
-    (snippet,) = (snippet for snippet in SNIPPETS if "class Patient" in snippet)
+    (snippet,) = snippets((ROOT / "examples/README.md").read_text())
     done = run(snippet.replace('("::", 4000)', '("127.0.0.1", 0)') + PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"127\.0\.0\.1:\d+ is gone: USER, None\n", done.stdout)
 
 
-def test_the_files_it_links_to_exist() -> None:
-    targets = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
-    assert targets
-    assert [link for link in targets if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_files_it_links_to_exist(name: str) -> None:
+    document = ROOT / name
+    targets = [link for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()) if not link.startswith("http")]
+    assert [link for link in targets if not (document.parent / link).exists()] == []
 
 
 def test_every_invariant_names_what_enforces_it_and_tests_that_exist() -> None:
@@ -75,3 +161,5 @@ def test_every_invariant_names_what_enforces_it_and_tests_that_exist() -> None:
         enforcement = section.partition("**Enforcement.**")[2].partition("**Failure mode.**")[0]
         names = re.findall(r"`(?:[A-Z]\w+)\.(_?\w+)`", enforcement)
         assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []
+        modules = re.findall(r"`((?:\w+/)?_?\w+\.py)`", enforcement)
+        assert [name for name in modules if not (ROOT / "src" / "pea2pea" / name).is_file()] == []
