@@ -31,7 +31,7 @@ def test_it_passes_as_it_is(tmp_path: Path) -> None:
     ("part", "broken", "told"),
     [
         ("if not data and self._buffer:", "if False:", "the stream ends within a frame, and decode does not say so"),
-        ("    break\n", "    pass\n", "comes out before its frame is complete"),
+        ("    break\n", "    pass\n", "a message comes out too early"),
         ("except UnicodeDecodeError", "except OSError", "decode raises UnicodeDecodeError"),
     ],
     ids=["last if", "break", "try"],
