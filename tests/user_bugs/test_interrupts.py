@@ -249,7 +249,7 @@ def test_a_connection_that_was_met_while_it_closes_lets_the_others_end_in_order(
     anyio_backend: Backend, kind: type[BaseException]
 ) -> None:
     """What it still receives is read by a task of its own, and thrown away."""
-    user = User(Config(grace_period=1.0))
+    user = User(Config(grace_period=0.3))
     hooks_returned: list[Address] = []
 
     async def main() -> None:

@@ -31,7 +31,7 @@ DEFAULT = re.compile(r"object at 0x[0-9a-f]+>")
 
 async def test_every_task_of_a_node_has_a_telling_name() -> None:
     before = running_tasks()
-    user, peer = User(Config(name="Alice"), enable=ALL), User(Config(name="Bob"), enable=ALL)
+    user, peer = (User(Config(name=name, grace_period=0.1), enable=ALL) for name in ("Alice", "Bob"))
     user.greet = peer.greet = sleep_long
     user.handle = peer.handle = sleep_long
     async with two_nodes(user, peer) as (connection, _):
