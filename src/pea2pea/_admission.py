@@ -11,7 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, TypeVar
 
-from ._address import Address, canonical, group_of, is_pair
+from ._address import Address, canonical, group_of, is_pair, show
 from .connection import Connection, Link, Side
 from .errors import AlreadyConnectedError, ConnectionLimitError
 
@@ -44,9 +44,9 @@ class Admission:
         """
         config = self._config
         if addr in self.established:
-            raise AlreadyConnectedError(f"there is a connection to {addr[0]}:{addr[1]} already")
+            raise AlreadyConnectedError(f"there is a connection to {show(addr)} already")
         if addr in self.connecting:
-            raise AlreadyConnectedError(f"a connection to {addr[0]}:{addr[1]} is being set up already")
+            raise AlreadyConnectedError(f"a connection to {show(addr)} is being set up already")
         if not self.has_budget(side):
             raise _limit("max_connecting", config.max_connecting, addr)
         inbound = side is Side.RESPONDER
@@ -86,7 +86,7 @@ class Admission:
 
 
 def _limit(field: str, value: int, addr: Address) -> ConnectionLimitError:
-    return ConnectionLimitError(f"no connection with {addr[0]}:{addr[1]}: {field}={value} is reached", field)
+    return ConnectionLimitError(f"no connection with {show(addr)}: {field}={value} is reached", field)
 
 
 class ConnectionsView(Mapping[Address, Connection]):

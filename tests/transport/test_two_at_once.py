@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pea2pea.transport import TCPStream
 
-LARGE = 300_000
+LARGE = 50_000
 
 
 def runs(data: bytes) -> list[tuple[str, int]]:
