@@ -141,7 +141,7 @@ async def accept(stream: BufferedByteStream, /, *protocols: str) -> str:
 HEADER = struct.Struct(">BBHII")
 WINDOW = 256 * 1024  # of each stream; ours never grows
 MAX_DATA = MAX_PLAINTEXT - HEADER.size  # so that a frame fits into one Noise message
-MAX_STREAMS = 256  # that a peer may have open
+MAX_STREAMS = 64  # that a peer may have open: with their windows, 16 MiB
 DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 

@@ -17,9 +17,8 @@ from datetime import datetime, timedelta, timezone
 import anyio
 import trustme
 from anyio.streams.tls import TLSAttribute
-from cryptography import x509
 
-from _common import command_line, run
+from _common import command_line, run, shown
 from pea2pea import Address, Config, Connection, HandshakeError, Node, TCPTransport
 from pea2pea.codecs import LinesCodec
 from pea2pea.handshakes import TLSHandshake
@@ -46,11 +45,11 @@ def mutual_tls(trusted: trustme.CA, certificate: trustme.LeafCert | None) -> TLS
 
 
 def name_of(connection: Connection) -> str:
-    """The name for which the authority has issued the peer's certificate."""
-    der = connection.extra(TLSAttribute.peer_certificate_binary)
-    assert der is not None  # for both contexts require one
-    names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return names.value.get_values_for_type(x509.DNSName)[0]
+    """The name for which the authority has issued the peer's certificate, which may be for an address alone."""
+    certificate = connection.extra(TLSAttribute.peer_certificate)
+    assert certificate is not None  # for both contexts require one
+    names = [entry[1] for entry in certificate.get("subjectAltName", ()) if entry[0] == "DNS"]
+    return shown(names[0]) if names else "somebody without a name"
 
 
 class Peer:

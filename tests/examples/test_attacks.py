@@ -758,6 +758,26 @@ async def test_embedded_a_letter_may_be_addressed_by_a_host_name() -> None:
         assert statuses[7:] == [502]
 
 
+@pytest.mark.parametrize("name", ["127.0.0.1", "2001:db8::/32"])
+async def test_tls_a_certificate_without_a_name_is_no_bug(
+    name: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trustme = pytest.importorskip("trustme", reason="the examples' dependencies are not installed")
+    from tls import Peer, mutual_tls  # noqa: PLC0415  # it needs this
+
+    authority = trustme.CA()
+    alice = Peer("alice", mutual_tls(authority, authority.issue_cert("alice.example")))
+    nameless = Peer("nameless", mutual_tls(authority, authority.issue_cert(name)))
+    async with alice.node, nameless.node:
+        await alice.node.start_listening()
+        connection = await nameless.node.connect(("alice.example", alice.port))
+        await nameless.outbox.send(connection, "it is me")
+        with anyio.fail_after(10):
+            await alice.heard.wait()
+    assert_no_bug(alice.node, caplog)
+    assert_clean(capsys, holds="somebody without a name say")
+
+
 async def test_noise_what_a_friend_says_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("noise", reason="the examples' dependencies are not installed")
     from examples.noise import Friend  # noqa: PLC0415  # it needs this
