@@ -139,7 +139,7 @@ class _Incremental(ABC, Generic[M]):
         """
         if self._refused is not None:
             raise FrameError(self._refused)
-        piece = _as_bytes(data)
+        piece = data if type(data) is bytes else _as_bytes(data)
         self._rest = self._rest + piece if self._rest else piece
         return self._messages(ended=not piece)
 
@@ -167,11 +167,39 @@ class _Prefixed(_Incremental[M]):
         """The least number of bytes that the next message lacks: of its payload, or of its header."""
         return self._missing or max(self._least - len(self._rest), 1)
 
-    def _keep(self, data: bytes, start: int, stop: int) -> int:
-        """Keep the part of a frame that `data` has from `start`; the frame ends at `stop`. Return the end of `data`."""
-        self._partial.add(data[start:])
-        self._missing = stop - len(data)
-        return len(data)
+    def _payloads(self, read: Callable[[bytes, int], tuple[int]], ended: bool) -> Iterator[bytes]:
+        """Make payloads of `_rest`, behind headers of a fixed size; see `_messages`.
+
+        `read` is given the input and the position of a header, and returns the length of the payload behind it.
+        """
+        header, limit = self._least, self.max_length
+        data, position, end = self._rest, 0, len(self._rest)
+        try:
+            if self._missing > end:
+                self._partial.add(data)
+                self._missing -= end
+                position = end
+            elif self._missing:
+                position, self._missing = self._missing, 0
+                yield self._partial.take(data[:position])
+            start = position + header
+            while start <= end:
+                (size,) = read(data, position)
+                if size > limit:
+                    self._refuse_length(size)
+                stop = start + size
+                if stop > end:
+                    self._partial.add(data[start:])
+                    self._missing = stop - end
+                    position = end
+                    break
+                position = stop
+                yield data[start:stop]
+                start = position + header
+            if ended:
+                self._check_end(end - position)
+        finally:
+            self._rest = data[position:]
 
     def _refuse_length(self, size: int) -> NoReturn:
         self._refuse(f"a frame of {describe(size)} bytes was announced, max_length is {self.max_length}")
@@ -181,7 +209,7 @@ class _Prefixed(_Incremental[M]):
         if missing:
             self._refuse(f"the stream ended within a frame, {missing} bytes of it are missing")
         if unread:
-            self._refuse(f"the stream ended within the length of a frame, after {unread} bytes of that")
+            self._refuse(f"the stream ended within the header of a frame, after {unread} bytes of that")
 
 
 class _LengthPrefixed(_Prefixed[bytes]):
@@ -250,30 +278,7 @@ class LengthDelimitedCodec(_LengthPrefixed):
         return (size,)
 
     def _messages(self, ended: bool) -> Iterator[bytes]:
-        read, prefix, limit = self._unpack or self._read, self._prefix, self.max_length
-        data, position, end = self._rest, 0, len(self._rest)
-        try:
-            if self._missing > end:
-                position = self._keep(data, 0, self._missing)
-            elif self._missing:
-                position, self._missing = self._missing, 0
-                yield self._partial.take(data[:position])
-            start = position + prefix
-            while start <= end:
-                (size,) = read(data, position)
-                if size > limit:
-                    self._refuse_length(size)
-                stop = start + size
-                if stop > end:
-                    position = self._keep(data, start, stop)
-                    break
-                position = stop
-                yield data[start:stop]
-                start = position + prefix
-            if ended:
-                self._check_end(end - position)
-        finally:
-            self._rest = data[position:]
+        return self._payloads(self._unpack or self._read, ended)
 
 
 class VarintDelimitedCodec(_LengthPrefixed):
@@ -296,7 +301,9 @@ class VarintDelimitedCodec(_LengthPrefixed):
         data, position, end, limit = self._rest, 0, len(self._rest), self.max_length
         try:
             if self._missing > end:
-                position = self._keep(data, 0, self._missing)
+                self._partial.add(data)
+                self._missing -= end
+                position = end
             elif self._missing:
                 position, self._missing = self._missing, 0
                 yield self._partial.take(data[:position])
@@ -321,7 +328,9 @@ class VarintDelimitedCodec(_LengthPrefixed):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    position = self._keep(data, start, stop)
+                    self._partial.add(data[start:])
+                    self._missing = stop - end
+                    position = end
                     break
                 position = stop
                 yield data[start:stop]
@@ -351,12 +360,11 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
         at_least_one("size", size, _MAX_HEADER)
         _require_callable(length_of, "length_of")
         super().__init__(size, max_length)
-        self._size = size
         self._length_of = length_of
         self._header = b""
 
     def __repr__(self) -> str:
-        return f"HeaderCodec({self._size}, {self._length_of!r}, max_length={self.max_length})"
+        return f"HeaderCodec({self._least}, {self._length_of!r}, max_length={self.max_length})"
 
     def encode(self, message: tuple[bytes, bytes], /) -> Frame:
         """Returns header and payload: joined if the payload is short, otherwise as two parts.
@@ -371,8 +379,8 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
         header, payload = message
         _require(bytes, header, "a header")
         _require(bytes, payload, "a payload")
-        if len(header) != self._size:
-            raise ValueError(f"a header must have {self._size} bytes, not {len(header)}")
+        if len(header) != self._least:
+            raise ValueError(f"a header must have {self._least} bytes, not {len(header)}")
         if len(payload) > self.max_length:
             raise _too_long(len(payload), self.max_length)
         announced = self._length_of(header)
@@ -380,44 +388,23 @@ class HeaderCodec(_Prefixed[tuple[bytes, bytes]]):
             raise ValueError(f"the header announces {describe(announced)} bytes, the payload has {len(payload)}")
         return header + payload if len(payload) <= self._joined else (header, payload)
 
-    def _announced(self, header: bytes) -> int:
+    def _messages(self, ended: bool) -> Iterator[tuple[bytes, bytes]]:
+        for payload in self._payloads(self._read, ended):
+            yield self._header, payload
+
+    def _read(self, data: bytes, position: int) -> tuple[int]:
+        self._header = data[position : position + self._least]
         try:
-            length = index(self._length_of(header))
+            length = index(self._length_of(self._header))
         except FrameError:
             raise
         except ValueError as error:
             refused = _refusal("a header", error)
         else:
-            if length > self.max_length:
-                self._refuse_length(length)
             if length >= 0:
-                return length
+                return (length,)
             refused = f"a header announces a payload of {describe(length)} bytes", None
         return self._refuse(*refused)
-
-    def _messages(self, ended: bool) -> Iterator[tuple[bytes, bytes]]:
-        data, position, end, size = self._rest, 0, len(self._rest), self._size
-        try:
-            if self._missing > end:
-                position = self._keep(data, 0, self._missing)
-            elif self._missing:
-                position, self._missing = self._missing, 0
-                yield self._header, self._partial.take(data[:position])
-            start = position + size
-            while start <= end:
-                header = data[position:start]
-                stop = start + self._announced(header)
-                if stop > end:
-                    self._header = header
-                    position = self._keep(data, start, stop)
-                    break
-                position = stop
-                yield header, data[start:stop]
-                start = position + size
-            if ended:
-                self._check_end(end - position)
-        finally:
-            self._rest = data[position:]
 
 
 class _Terminated(_Incremental[M]):
