@@ -64,7 +64,7 @@ Examples, each a line for a shell:
     pea2pea replay talk.jsonl 127.0.0.1:4000 --speed 10
     echo '{"bid": 30}' | pea2pea connect 127.0.0.1:4000 --frame my_codec:make --json
     pea2pea listen 127.0.0.1:4002 --tls --cert node.pem --key node.key
-    echo hello | pea2pea connect localhost:4002 --tls --ca ca.pem
+    echo hello | pea2pea connect localhost:4002 --tls --ca ca.pem --timeout 1
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -89,13 +89,13 @@ from anyio.streams.tls import TLSStream
 
 from ._address import Address, show
 from ._screen import Failure, Framing, Item, Peer, Screen, Tap, address, framing, read, read_record, reason_of, seconds
-from .codecs import BytesCodec, Codec, LinesCodec
+from .codecs import BytesCodec, LinesCodec
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
 from .errors import FrameError, NodeError, NotConnectedError
 from .handshakes import TLSHandshake
 from .node import Node
-from .transport import TCPTransport
+from .transport import TCPTransport, Transport
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup
@@ -106,6 +106,14 @@ OURS = {
     DisconnectOrigin.SHUTDOWN: "this side has left",
     DisconnectOrigin.USER: "the connection that it belongs to has ended",
 }
+
+
+async def dial_any(transport: Transport, candidates: Sequence[Address]) -> tuple[ByteStream, Address]:
+    """Connect to the first of these addresses that answers; if none does, raise what the last one raises."""
+    for addr in candidates[:-1]:
+        with suppress(OSError):
+            return await transport.dial(addr), addr
+    return await transport.dial(candidates[-1]), candidates[-1]
 
 
 class Peers:
@@ -145,11 +153,7 @@ class Peers:
         self.host, transport = addr[0], TCPTransport()
         try:
             with anyio.fail_after(self.options.timeout):
-                candidates = await transport.resolve(addr)
-                for found in candidates:
-                    with suppress(*([] if found is candidates[-1] else [OSError])):
-                        stream = await transport.dial(found)
-                        break
+                stream, found = await dial_any(transport, await transport.resolve(addr))
             if found in self.node.connections or found in self.node.connecting:
                 self.dialled += 1
                 found = (f"{found[0]}#{self.dialled}", found[1])
@@ -369,7 +373,7 @@ class Session:
     async def _send_input(self) -> None:
         options, begun, data = self.options, False, b"-"
         verbatim = self.framing.name == "raw" and not (options.hex or self.typing)
-        splitter: Codec[Any] = BytesCodec() if verbatim else LinesCodec("latin-1")  # a character for each byte
+        splitter = BytesCodec() if verbatim else LinesCodec("latin-1")  # a character for each byte
         if not self.typing:
             await self.peers.arrived.wait()
         while data and not (options.one and self.typing and begun):
@@ -377,7 +381,7 @@ class Session:
             try:
                 for line in splitter.decode(data):
                     begun = True
-                    await (self._broadcast([line]) if verbatim else self._obey(line.encode("latin-1")))
+                    await (self._broadcast([line]) if isinstance(line, bytes) else self._obey(line.encode("latin-1")))
             except FrameError as error:
                 raise Failure(f"the input has a line that is too long ({error}); send it as @FILE", 2) from error
         if options.one:
@@ -511,7 +515,7 @@ async def serve(options: argparse.Namespace, stdin: int | None, stdout: int | No
     if not options.record:
         return await Session(options, stdin, Screen(options, stdout, stderr, None)).run()
     try:
-        record = open(options.record, "w", buffering=1, encoding="utf-8")  # noqa: ASYNC230, PTH123, SIM115  # one line
+        record = open(options.record, "wb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115  # it is the only one
     except OSError as error:
         raise Failure(f"cannot write to {options.record}: {reason_of(error)}", 2) from error
     with record:

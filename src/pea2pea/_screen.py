@@ -221,7 +221,8 @@ class Tap:
 def fit(text: str, columns: int) -> str:
     """`text` in one line: what cannot be printed is escaped, and what is wider than `columns` is cut (0: nothing)."""
     if not (text.isascii() and text.isprintable()):
-        parts, width, fitting = [], 0, 0
+        parts: list[str] = []
+        width = fitting = 0
         for character in text:
             parts.append(character if character.isprintable() else ascii(character)[1:-1])
             width += 2 if east_asian_width(character) in "WF" else len(parts[-1])
@@ -316,13 +317,13 @@ class Screen:
     nobody waits within `write`, which would keep the program from leaving.
     """
 
-    def __init__(self, options: Namespace, stdout: int | None, stderr: int | None, record: IO[str] | None) -> None:
+    def __init__(self, options: Namespace, stdout: int | None, stderr: int | None, record: IO[bytes] | None) -> None:
         self.options, self.stdout, self.stderr, self.record = options, stdout, stderr, record
         self.code = 0
         self.leaving = Event()
         self.leave_by = math.inf  # when nobody waits for a slow reader any more
         self._quiet = options.json or options.one
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
         self._terminal = stdout is not None and os.isatty(stdout)
         self._colours = self._terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -390,7 +391,7 @@ class Screen:
         line = json.dumps(entry | about)
         try:
             if self.record is not None:
-                self.record.write(f"{line}\n")
+                self.record.write(f"{line}\n".encode())
         except OSError as error:
             self.record = None
             await self.fail(Failure(f"cannot write to {self.options.record}: {reason_of(error)}"))
