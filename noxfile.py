@@ -63,9 +63,9 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on every Python there is: `nox -s tests-3.12 -- -k handshake` takes pytest's options."""
+    """Run the tests, with those of types, on every Python there is: `nox -s tests-3.12 -- -k handshake` takes pytest's options."""
     install(session, "test")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "not stress", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
@@ -73,7 +73,7 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with the oldest versions of the dependencies that the package allows."""
     pins = (requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"])
     install(session, "test", pins=tuple(pins))
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "not stress", *session.posargs)
 
 
 @nox.session
