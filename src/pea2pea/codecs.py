@@ -177,8 +177,7 @@ class _Prefixed(_Incremental[M]):
         try:
             if self._missing > end:
                 self._partial.add(data)
-                self._missing -= end
-                position = end
+                position, self._missing = end, self._missing - end
             elif self._missing:
                 position, self._missing = self._missing, 0
                 yield self._partial.take(data[:position])
@@ -190,8 +189,7 @@ class _Prefixed(_Incremental[M]):
                 stop = start + size
                 if stop > end:
                     self._partial.add(data[start:])
-                    self._missing = stop - end
-                    position = end
+                    position, self._missing = end, stop - end
                     break
                 position = stop
                 yield data[start:stop]
@@ -302,8 +300,7 @@ class VarintDelimitedCodec(_LengthPrefixed):
         try:
             if self._missing > end:
                 self._partial.add(data)
-                self._missing -= end
-                position = end
+                position, self._missing = end, self._missing - end
             elif self._missing:
                 position, self._missing = self._missing, 0
                 yield self._partial.take(data[:position])
@@ -329,8 +326,7 @@ class VarintDelimitedCodec(_LengthPrefixed):
                 stop = start + size
                 if stop > end:
                     self._partial.add(data[start:])
-                    self._missing = stop - end
-                    position = end
+                    position, self._missing = end, stop - end
                     break
                 position = stop
                 yield data[start:stop]

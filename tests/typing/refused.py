@@ -595,6 +595,8 @@ async def wrong_uses_of_tests(strategy: Strategy[bytes]) -> None:
     check_codec(Half, ["line"], make_encoder=Half)  # type: ignore[arg-type]  # says: "make_encoder"
     check_codec(Half, ["line"], make_encoder=LengthDelimitedCodec)  # type: ignore[arg-type]  # says: "make_encoder"
     check_codec(Half, [b"line"], make_encoder=LinesCodec)  # type: ignore[arg-type]  # says: "make_encoder"
+    check_codec(Half, [b"line"], make_encoder=LengthDelimitedCodec)  # type: ignore[arg-type]  # says: "check_codec" | "check_codec"
+    check_codec(Half(), ["line"], make_encoder=LinesCodec)  # type: ignore[call-overload]  # says: "Half" | "make_codec"
     check_codec(Half, ["line"], make_encoder=LinesCodec())  # type: ignore[call-overload]  # says: "LinesCodec"
     check_codec(Half, ["line"], make_encoder=LinesCodec, max_length=1e6)  # type: ignore[call-overload]  # says: "float"
     check_codec(Half, ["line"], make_encoder=LinesCodec, strategy=strategy)  # type: ignore[arg-type]  # says: Sequence | "strategy"
