@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast, ov
 from ..errors import FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from hypothesis.strategies import SearchStrategy
 
@@ -148,7 +148,7 @@ def check_codec(
 
 
 @contextmanager
-def _tracing() -> Iterator[None]:
+def _tracing() -> Generator[None, None, None]:
     tracing = tracemalloc.is_tracing()
     tracemalloc.start()
     try:
