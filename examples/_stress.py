@@ -81,7 +81,7 @@ crowd: list[socket.socket] = []  # one call's, kept for the next one: a worker p
 def dial_crowd(addr: Address, count: int, sources: int) -> tuple[float, int]:
     """Connect `count` clients from so many loopback addresses, and see that each is answered.
 
-    Who is turned away tries again. Returns the seconds that took, and how many were turned away.
+    A client that is rejected tries again. Returns the seconds that took, and the number of rejections.
     """
     began, refused, number = perf_counter(), 0, 0
     while len(crowd) < count:
@@ -97,7 +97,7 @@ def dial_crowd(addr: Address, count: int, sources: int) -> tuple[float, int]:
 
 
 def ask_crowd() -> tuple[float, int]:
-    """Let every client send something of its own; returns seconds, and how many got just that back."""
+    """Let every client send something of its own; returns seconds, and how many got the same back."""
     began = perf_counter()
     answered = sum(_ask(crowd))
     return perf_counter() - began, answered

@@ -82,7 +82,7 @@ async def main(client_count: int, cycles: int) -> None:
         for node in (server.node, *(client.node for client in clients)):
             await stack.enter_async_context(node)
         addr = await server.node.start_listening()
-        await churn(clients, addr, cycles // 4, [])  # whatever grows once has grown by then
+        await churn(clients, addr, cycles // 4, [])  # what is allocated once is allocated then
 
         descriptors, memory = await footprint(server.node)
         began, worked = perf_counter(), process_time()

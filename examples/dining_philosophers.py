@@ -91,7 +91,7 @@ class Philosopher:
                 self.say(source, Message.PLEASE)
 
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
-        del self.forks[connection]  # nobody is left to share it with
+        del self.forks[connection]  # no other philosopher shares it now
         self.look_at_forks()
 
     def give(self, neighbour: Connection, fork: Fork) -> None:
@@ -99,19 +99,19 @@ class Philosopher:
         self.say(neighbour, Message.HERE)
 
     def say(self, neighbour: Connection, message: Message) -> None:
-        """Send without waiting: at a full table nobody may hold up the others. Who does not listen is left."""
+        """Send without waiting, so that no neighbour holds up the others; disconnect one that does not read."""
         try:
             self.outbox.send_nowait(neighbour, message)
         except QueueFullError:
             self.node.start_soon(partial(self.node.disconnect, neighbour, abort=True))
         except NotConnectedError:
-            pass  # it is just leaving, and its fork goes in `on_disconnect`
+            pass  # it is just leaving: `on_disconnect` removes the fork
 
     def look_at_forks(self) -> None:
         if self.is_hungry and all(fork.is_here for fork in self.forks.values()):
             self.is_hungry = False
             for fork in self.forks.values():
-                fork.is_clean = True  # that is: it is kept
+                fork.is_clean = True  # it is kept until he has eaten
             self.may_eat.set()
 
     async def live(self, meals: int) -> None:

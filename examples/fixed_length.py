@@ -1,10 +1,10 @@
-"""A duel at dawn: a handshake in which order and timing matter, then messages that all have the same length.
+"""A duel at dawn: a handshake with rules and timing, then messages that all have the same length.
 
-Shows a handshake that is a small protocol of its own (the duellists count ten paces in turn, nobody too early, nobody
-too fast, and all of it within the handshake's timeout; who breaks the rules is no peer) and a codec written by hand:
-frames of a fixed length need neither a prefix nor a delimiter. Run `python examples/fixed_length.py` (also with
-`--backend trio` or `--backend uvloop`; `--seed 7` lets the same shots hit). You will see three challengers refused
-for lack of manners, and a fourth one shoot it out with the champion.
+Shows a handshake that is a small protocol (the duellists count ten paces in turn, each in its turn and not too fast,
+within the handshake's timeout; a peer that breaks the rules is refused) and a codec written by hand: frames of a fixed
+length need neither a prefix nor a delimiter. A shot is checked before it is answered: its number must be the next one.
+Run `python examples/fixed_length.py` (also with `--backend trio` or `--backend uvloop`; `--seed 7` lets the same shots
+hit). You will see three challengers refused, and a fourth one and the champion shoot until one of them is hit.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ShotCodec:
 
 
 class BadMannersError(Exception):
-    """The opponent does not walk as one does."""
+    """The opponent has broken the rules of the walk."""
 
 
 class Duellist:
@@ -84,9 +84,9 @@ class Duellist:
         self.node.enable_on_disconnect(self)
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
-        """The challenger, who has dialled, counts the odd paces, the challenged one the even ones."""
+        """The challenger (the initiator) counts the odd paces, the champion the even ones."""
         own_turn = 1 if connection.side is Side.INITIATOR else 0
-        last = -inf  # when the last pace of one's own was
+        last = -inf  # the time of our own last pace
         for number in range(1, PACES + 1):
             if number % 2 == own_turn:
                 await anyio.sleep(self.pace)
@@ -96,7 +96,7 @@ class Duellist:
             (counted,) = await stream.receive(1)
             if counted != number:
                 raise BadMannersError(f"turned round after {number - 1} paces")
-            if anyio.current_time() - last < PACE / 2:  # half of it, as no clock is exact
+            if anyio.current_time() - last < PACE / 2:  # half of it, since no clock is exact
                 raise BadMannersError(f"was running at pace {number}")
         return stream
 
@@ -128,7 +128,7 @@ class Duellist:
 
 
 class Champion(Duellist):
-    """Tells what others have done wrong."""
+    """Prints what others have done wrong."""
 
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         try:

@@ -1,9 +1,9 @@
 """Gossip: a rumour reaches everybody, though each node tells it to a few neighbours only.
 
 Shows an epidemic broadcast with de-duplication over a random graph, with `send_nowait` in `process_message`: a relay
-must not wait for one peer while another one talks to it, so where a queue is full it drops, and relies on the other
-neighbours. Run `python examples/gossip.py` (`--nodes`, `--degree`, `--seed`). You will see, for each fan-out, how many
-nodes a rumour reached, how many hops it took, and how many messages were for nothing: with a fan-out of four or five
+must not wait for one peer while another one talks to it. Where a queue is full, it drops the rumour and relies on the
+other neighbours. Run `python examples/gossip.py` (`--nodes`, `--degree`, `--seed`). You will see, for each fan-out, how
+many nodes a rumour reached, how many hops it took, and how many messages were useless: with a fan-out of four or five
 almost everybody is reached, for a fraction of the messages that flooding (the last line) costs.
 """
 

@@ -1,10 +1,10 @@
-"""Two peers that nobody can dial, each behind a NAT, connect to each other directly: TCP simultaneous open.
+"""Two peers behind NATs, which nobody can dial, connect to each other directly: TCP simultaneous open.
 
-Shows sockets of one's own brought in by `Node.adopt`. Both peers register with a rendezvous server, which tells each
-under which address it sees the other one; then both dial that at the same time, from the very port that they
-registered from, and the two dials become one connection (RFC 9293, section 3.5, and RFC 5128, section 3.4): for a NAT
-each is an answer to the other. Run `python examples/hole_punching.py`. You will see the server introduce two peers,
-each a process of its own, and these greet each other without it. For real, on three machines:
+Shows how `Node.adopt` takes sockets that you have made yourself. Both peers register with a rendezvous server, which
+tells each of them the address at which it sees the other one. Then both dial that address at the same time, from the
+port from which they registered, and the two dials become one connection (RFC 9293, section 3.5, and RFC 5128, section
+3.4): for a NAT each dial is an answer to the other. Run `python examples/hole_punching.py`. You will see the server
+introduce two peers, each in a process of its own, and the peers greet each other without the server. On three machines:
 `--server HOST:PORT` on a public one, and `--peer NAME --rendezvous HOST:PORT` on two others.
 """
 
@@ -115,7 +115,7 @@ class Peer(Lines):
         self.greeted = anyio.Event()
 
     async def meet(self, rendezvous: Address) -> None:
-        """Register, and connect to whoever the server knows."""
+        """Register, and connect to the peer that the server names."""
         sock = await dial(("0.0.0.0", 0), rendezvous)  # noqa: S104  # any address, for a dial
         local = sock.getsockname()
         self.rendezvous = await self.node.adopt(TCPTransport.wrap(sock), rendezvous, Side.INITIATOR)

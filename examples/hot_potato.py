@@ -1,12 +1,11 @@
-"""Hot potato, on a mesh of nodes: whoever catches the potato throws it at somebody else, and everybody watches.
+"""Hot potato, on a mesh of nodes: the player who catches the potato throws it to another one, and everybody watches.
 
-Shows a handshake in which the players learn each other's names, a message type of one's own, and broadcasts: a throw
-is told to all, and caught by the one it was thrown at. There is no order between two connections, so that players
-may hear of two throws the wrong way round: each throw is numbered, and the highest number counts. Who throws at nobody,
-or a second time, is not listened to. Run
-`python examples/hot_potato.py` (also with `--backend trio` or `--backend uvloop`; `--throws 500`; `--seed 7`
-plays the same game again). You will see every throw, then how often each player was hit, and that all of them
-agree in whose hands it burns at the end.
+Shows a handshake in which the players learn each other's names, a message type of your own, and broadcasts: a throw is
+sent to all players, and the player named in it catches. There is no order between two connections, so players may hear
+of two throws in the wrong order: each throw is numbered, and the highest number counts. A throw at nobody is refused,
+and a repeated one is ignored. Run `python examples/hot_potato.py` (also with `--backend trio` or `--backend uvloop`;
+`--throws 500`; `--seed 7` plays the same game again). You will see every throw, then how often each player was hit, and
+that all of them agree who holds it at the end.
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ class Player:
         await stream.send(self.node.name.ljust(NAME_LENGTH).encode())
         name = (await BufferedByteStream(stream).receive_exactly(NAME_LENGTH)).decode().strip()
         if name not in NAMES or name in (self.node.name, *self.others):
-            raise ValueError("who is that?")
+            raise ValueError("no player of that name is missing")
         self.names[connection] = name
         return stream
 
     @property
     def others(self) -> list[str]:
-        """The names of those who are connected; one that has left is not among them."""
+        """The names of the players who are connected now."""
         return sorted(self.names[connection] for connection in self.node.connections.values())
 
     def decoder(self, _connection: Connection) -> Codec[Throw]:

@@ -97,7 +97,7 @@ class Auctioneer:
 
     def __init__(self, bidders: int) -> None:
         self.awaited = bidders
-        self.bidders: dict[Connection, str] = {}  # those who have joined, and have neither passed nor left
+        self.bidders: dict[Connection, str] = {}  # who have joined, and have neither passed nor left
         self.leader: Connection | None = None
         self.best = Price(FIRST_PRICE, "nobody")
         self.refused = anyio.Event()
@@ -122,7 +122,7 @@ class Auctioneer:
                 if len(self.bidders) >= self.awaited:
                     self.outbox.broadcast(self.best)
             case Bid() | Pass() if source not in self.bidders:
-                await self.refuse(source, "who has not joined, or has passed, has no say")
+                await self.refuse(source, "a bidder must join first, and not bid after it has passed")
             case Bid(amount):
                 if self.best.amount < amount <= HIGHEST_PRICE:
                     self.leader, self.best = source, Price(amount, self.bidders[source])
@@ -133,7 +133,7 @@ class Auctioneer:
                 print(f"{shown(self.bidders.pop(source))} passes: {shown(reason)}")
                 self.settle()
             case _:
-                assert_never(message)  # a kind that was forgotten above is an error of mypy's here
+                assert_never(message)  # mypy reports a kind that is missing above
 
     def settle(self) -> None:
         """Sell it if nobody but the leader is left."""

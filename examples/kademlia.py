@@ -56,7 +56,7 @@ class Contact:
 
 
 def key_of(value: str) -> int:
-    """A value's key is its hash, so that nobody can pass off another value for it."""
+    """A value's key is its hash, so that no node can return another value for it."""
     return int.from_bytes(sha256(value.encode()).digest()[:ID_BYTES], "big")
 
 
@@ -94,7 +94,7 @@ class Buckets:
         self._buckets: list[list[Contact]] = [[] for _ in range(ID_BITS)]  # least recently seen first
 
     def see(self, contact: Contact) -> Contact | None:
-        """Note that it has shown life; returns who should be pinged, since there is no room for it otherwise."""
+        """Note that a contact is alive; return the one to ping first, if the bucket is full."""
         if contact.id == self._own_id:
             return None
         self.remove(contact)
@@ -153,12 +153,12 @@ class Peer:
         self.id = number
         self.buckets = Buckets(number)
         self.values = Values(number)
-        self.contacts: WeakKeyDictionary[Connection, Contact] = WeakKeyDictionary()  # who is at the other end
+        self.contacts: WeakKeyDictionary[Connection, Contact] = WeakKeyDictionary()  # the nodes at the other ends
         self._dialling: WeakValueDictionary[Address, anyio.Lock] = WeakValueDictionary()
         self._tended: set[int] = set()  # the ids of those that a background task is busy with: one task each
         self.node = Node(Config(name=f"{number:040x}"[:8]))
         self.node.enable_handshake(self)
-        self.rpc = Rpc(self.node, max_length=16 * MAX_LENGTH, idle_timeout=60.0)  # who is needed is dialled again
+        self.rpc = Rpc(self.node, max_length=16 * MAX_LENGTH, idle_timeout=60.0)  # an idle peer is dialled again
         self.rpc.methods.update(ping=self._on_ping, store=self._on_store, find=self._on_find, get=self._on_get)
 
     # ---- What there is to do with it
@@ -195,7 +195,7 @@ class Peer:
         return lookup.closest()
 
     async def republish(self) -> None:
-        """Store all that one has at those who are closest to it by now; to be done every hour (section 2.5)."""
+        """Store every value at the nodes that are closest to it now; to be called every hour (section 2.5)."""
         for value, seconds in self.values.remaining().values():
             await self.put(value, seconds)
 
@@ -211,7 +211,7 @@ class Peer:
         lookup.note(contact, await self._ask(contact, method, f"{lookup.key:x}"))
 
     async def _ask(self, contact: Contact, method: str, argument: JSON = None) -> JSON:
-        """What it answers; None if it does not, and then it is forgotten."""
+        """Return its answer; None if there is none, and then the contact is removed."""
         try:
             answer = await self.rpc.call(await self._connection(contact), method, argument)
         except (OSError, NodeError, CallError):
@@ -221,7 +221,7 @@ class Peer:
         return answer
 
     async def _connection(self, contact: Contact) -> Connection:
-        """The connection with it, whoever has dialled; a new one if there is none."""
+        """Return the connection with a contact, dialled by either side; a new one if there is none."""
         async with self._dialling.setdefault(contact.addr, anyio.Lock()):
             for connection in self.node.connections.values():
                 if self.contacts[connection] == contact:
@@ -249,14 +249,14 @@ class Peer:
             self._tended.discard(newcomer.id if oldest is None else oldest.id)
 
     async def _hand_over(self, newcomer: Contact) -> None:
-        """Store with a new contact what belongs there, or lookups would end there in vain (section 2.5)."""
+        """Store at a new contact the values it is closest to, or lookups would not find them there (section 2.5)."""
         for key, (value, seconds) in self.values.remaining().items():
             await checkpoint()  # there may be many
             if newcomer in self.buckets.closest(key) and not await self._ask(newcomer, "store", [value, seconds]):
                 return
 
     async def _check(self, oldest: Contact, newcomer: Contact) -> None:
-        """Old contacts are kept as long as they live (section 2.2): who has been there for long, will be."""
+        """Keep an old contact as long as it answers (section 2.2): the longer a node has lived, the longer it will."""
         if await self._ask(oldest, "ping") is None:
             self.buckets.see(newcomer)
 
@@ -309,7 +309,7 @@ class Lookup:
         return sorted(self._known.values(), key=lambda contact: contact.id ^ self.key)[:K]
 
     def next_batch(self) -> list[Contact]:
-        """Whom to ask next; nobody, if it is over."""
+        """Return the contacts to ask next; none if the lookup is over."""
         batch = [contact for contact in self.closest() if contact.id not in self._asked][:ALPHA]
         if self.value is not None or not batch or self.rounds == MAX_ROUNDS:
             return []
@@ -318,7 +318,7 @@ class Lookup:
         return batch
 
     def note(self, contact: Contact, answer: JSON) -> None:
-        """Take in what a contact has answered; with nonsense, or nothing, it is out."""
+        """Use the answer of a contact; remove the contact if the answer is nonsense or missing."""
         if isinstance(answer, str) and key_of(answer) == self.key:
             self.value = answer
             return

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
 INTERVAL = 0.5  # seconds between two beacons of a node, and between two dials to one address
-MAX_DIALS = 16  # at a time, whatever beacons say
+MAX_DIALS = 16  # at a time, however many beacons come
 NAME_LENGTH = 8
 NAME = re.compile(rb"[0-9a-f]{%d}" % NAME_LENGTH)
 BEACON = re.compile(rb"pea2pea-lan ([0-9a-f]{%d}) ([0-9]{1,5})" % NAME_LENGTH)
@@ -99,7 +99,7 @@ class Neighbour:
         return buffered
 
     async def keep(self, name: str, connection: Connection) -> None:
-        """Forget a peer when its connection ends, also if that never comes to be after the handshake."""
+        """Remove a peer when its connection ends, also if the set-up fails after the handshake."""
         await connection.wait_closed()
         del self.peers[name]
 

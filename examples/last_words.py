@@ -1,9 +1,9 @@
-"""Last words: what a node still says to a peer while the connection to it is being ended, and when nobody hears them.
+"""Last words: what a node still sends to a peer while their connection ends, and when the peer does not get it.
 
-Shows `on_disconnect`: it runs once for every connection, is told what ended it, and may still send. An orderly end, be
-it a disconnect or a shutdown, delivers what it sends; a ban (`abort=True`) closes the socket at once; and who has left
-by himself no longer listens. Run `python examples/last_words.py` (also with `--backend trio` or
-`--backend uvloop`). You will see an old king part from each of his four heirs, and what they have heard of it.
+Shows `on_disconnect`: it runs once for every connection, is told what ended it, and may still send. An orderly end, by
+a disconnect or a shutdown, delivers what it sends; a ban (`abort=True`) closes the socket at once; and a peer that has
+left reads nothing any more. Run `python examples/last_words.py` (also with `--backend trio` or `--backend uvloop`). You
+will see an old king part from each of his four heirs, and what they have heard of it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Noble:
 
     @property
     def peers(self) -> dict[str, Connection]:
-        """Those who are connected, by their names: made of `connections`, so that nobody stays in it who has left."""
+        """The connections by the peers' names, made of `Node.connections`: an entry goes with its connection."""
         return {self.names[connection]: connection for connection in self.node.connections.values()}
 
     def decoder(self, _connection: Connection) -> LinesCodec:

@@ -1,4 +1,4 @@
-"""Encrypt every connection with Noise XX, and talk to nobody whose key you don't know.
+"""Encrypt every connection with Noise XX, and talk only to peers whose keys you know.
 
 Shows how a handshake takes the plain stream and returns an encrypted one: `NoiseStream`, to be copied into your own
 program, speaks Noise_XX_25519_ChaChaPoly_SHA256, so both ends prove their static keys, and nobody between them can read
@@ -198,7 +198,7 @@ class NoiseHandshake:
 
 
 class Friend:
-    """Says hello to those it knows; messages are lines of text, and don't know that they are encrypted."""
+    """Says hello to those it knows; messages are lines of text: the codec knows nothing of the encryption."""
 
     def __init__(self, name: str) -> None:
         self.key = X25519PrivateKey.generate()
@@ -212,7 +212,7 @@ class Friend:
         self.node.enable_on_disconnect(self)
 
     def meet(self, other: Friend) -> None:
-        """Remember the other one's key, as it was learned on some other way: a file, a name server, a QR code."""
+        """Remember the other one's key, learned in some other way: from a file, a name server, a QR code."""
         self.known[other.public_key] = other.node.name
 
     def decoder(self, _connection: Connection) -> LinesCodec:
@@ -234,7 +234,7 @@ async def main() -> None:
     alice, bob, mallory = Friend("Alice"), Friend("Bob"), Friend("Mallory")
     alice.meet(bob)
     bob.meet(alice)
-    mallory.meet(alice)  # which is no help without Alice knowing her
+    mallory.meet(alice)  # which does not help, since Alice does not know her
     async with alice.node, bob.node, mallory.node:
         addresses = {friend: await friend.node.start_listening() for friend in (alice, mallory)}
 
@@ -247,7 +247,7 @@ async def main() -> None:
         except HandshakeError as error:
             print(f"Alice hangs up on Mallory: {error.__cause__}")
 
-        await mallory.node.connect(addresses[alice])  # she has said all of hers, and waits for a word in vain
+        await mallory.node.connect(addresses[alice])  # her side is done, and nothing comes any more
         await mallory.left.wait()
         print(f"Mallory is hung up on by Alice, who has refused {alice.node.heuristics.handshake_failures} peers")
 

@@ -60,8 +60,8 @@ class Member:
         return buffered
 
     async def keep(self, peer_id: bytes, connection: Connection) -> None:
-        """Forget a peer when its connection ends. `on_disconnect` would not do: it is not called for a connection that
-        came to nothing, be it in the rest of the handshake or after it (a shutdown, or a dial that needed its slot).
+        """Remove a peer when its connection ends. `on_disconnect` is not enough: it is not called if the set-up fails
+        after this, in the rest of the handshake or behind it (a shutdown, or a dial that needed the slot).
         """
         await connection.wait_closed()
         if self.peers.get(peer_id) is connection:  # the other side may have settled for a later one

@@ -104,7 +104,7 @@ class Server:
     async def process_message(self, source: Connection, message: str) -> None:
         host = host_of(source)
         if self.is_banned(host):
-            return  # what had arrived before it was thrown out
+            return  # what had arrived before the ban
         bucket = self.buckets.setdefault(host, Bucket())
         if bucket.take():
             await self.outbox.send(source, f"heard {message!r}")

@@ -1,10 +1,10 @@
-"""Stay connected to a set of peers: dial again with growing, random pauses, and give up on those that are no peers.
+"""Stay connected to a set of peers: dial again after growing, random pauses, and give up on those that are no peers.
 
 Shows how `on_disconnect` starts the next dial in the background, what tells a peer that is down for now (`OSError`)
-from one that is not to be had at all (the handshake's own error), and which ends are meant to be (the origins USER
-and SHUTDOWN). `Keeper` can be copied into your own program. Run `python examples/reconnect.py`. You will see two
-peers connected and a third one banned, since it belongs to another network; then one of the two goes down, is dialled
-in vain a few times, and is connected again soon after it has come back.
+from one that can never be a peer (the handshake's own error), and which ends were intended (the origins USER and
+SHUTDOWN). `Keeper` can be copied into your own program. Run `python examples/reconnect.py`. You will see two peers
+connected and a third one banned, since it belongs to another network; then one of the two goes down, is dialled a few
+times without success, and is connected again soon after it has come back.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Keeper:
     async def _dial(self, addr: Address) -> None:
         while name := self.peers.get(addr):
             if tries := self.tries[addr]:
-                # all of the pause is random, or all those who lost the same peer would be back at the same time
+                # the whole pause is random, or all that lost the same peer would dial at the same time
                 await anyio.sleep(uniform(0, min(self._shortest * 2**tries, self._longest)))  # noqa: S311  # no secret
             self.tries[addr] += 1
             try:

@@ -132,12 +132,12 @@ class Rpc:
                     self._outbox.send_nowait(source, Answer(message.number, None, "too many calls at once"))
         elif message.number in self._waiting and self._waiting[message.number][0] is source:
             self._waiting.pop(message.number)[1].return_value = message
-        # any other answer came too late, or from somebody who was not asked
+        # any other answer came too late, or from a peer that was not asked
 
     async def _answer(self, connection: Connection, call: Call) -> None:
         try:
             await self._reply(connection, call)
-        finally:  # not before the answer is queued: a peer that does not read would have any number of calls wait here
+        finally:  # not before the answer is queued, or the calls of a peer that never reads would have no limit
             self._running[connection] -= 1
 
     async def _reply(self, connection: Connection, call: Call) -> None:

@@ -2,7 +2,7 @@
 
 One node is one event loop: one core, and one table of descriptors. With `Config(reuse_listener_port=True)` any number
 of nodes share a port, and the kernel deals new connections out to them. It deals by a hash, so that the shards get
-about equally many, and not exactly so: who comes to a full one is turned away, tries again, and ends up at another.
+about equally many, and not exactly so: a client of a full one is rejected, tries again, and reaches another one.
 Run `python examples/sharded.py` (also with `--backend trio` or `--backend uvloop`; `--shards 3 --connections 600`).
 You will see the connections come up, and a table of what each shard held, turned away and answered. Linux only:
 other systems let nodes share a port, too, but do not deal fairly.
@@ -50,7 +50,7 @@ async def serve(port: int, limit: int) -> None:
         while await to_thread.run_sync(sys.stdin.readline):
             away, echoes = node.heuristics.inbound_rejections, node.stats.messages_sent
             answer = json.dumps(asdict(Status(port, len(node.connections), away, echoes, resident())))
-            with suppress(BrokenPipeError):  # who has asked was interrupted
+            with suppress(BrokenPipeError):  # the process that asked was interrupted
                 os.write(sys.stdout.fileno(), f"{answer}\n".encode())
 
 
@@ -66,7 +66,7 @@ class Shard:
         self.status = Status(0, 0, 0, 0, 0)
 
     async def ask(self) -> Status:
-        with anyio.CancelScope(shield=True):  # no answer is left to whoever asks next
+        with anyio.CancelScope(shield=True):  # no answer is left unread for the next question
             await self._questions.send(b"status\n")
             answer = await self._answers.receive_until(b"\n", 1024)
         self.status = Status(**json.loads(answer))

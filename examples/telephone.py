@@ -1,6 +1,6 @@
 """The telephone game, on a line of nodes: each one whispers to the next what it has understood, more or less.
 
-Shows a topology made real, and forwarding: who hears something passes it on to everybody but the one who said it.
+Shows a topology made real, and forwarding: a player passes on what it hears to every peer but its source.
 Run `python examples/telephone.py` (also with `--backend trio` or `--backend uvloop`; `--players 20`; `--seed 7`
 plays the same game again). You will see what each player has understood, one after the other, and at the end what
 has become of the sentence.

@@ -1,4 +1,4 @@
-"""A test of a codec of one's own: one call of `check_codec`, which cuts and spoils the stream in every way there is.
+"""The test of a codec of your own: one call of `check_codec`, which cuts and spoils the stream in every way there is.
 
 Shows a codec written by hand, with a buffer of its own, and all that it takes to test it: a few messages from the edges
 of what can be sent, and a Hypothesis strategy for those one does not think of. Run
