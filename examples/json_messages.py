@@ -92,6 +92,11 @@ def json_codec(*kinds: Callable[..., T]) -> Codec[T]:
     return mapped(LinesCodec(max_length=1024), decode=decode, encode=encode)
 
 
+def codec() -> Codec[FromBidder | FromAuctioneer]:
+    """What both sides say: `python -m pea2pea proxy :4001 :4000 --frame json_messages:codec` shows it."""
+    return json_codec(Join, Bid, Pass, Price, Sold)
+
+
 class Auctioneer:
     """Sells one teapot, once so many bidders are there."""
 

@@ -21,9 +21,9 @@ Input: one line is one message, sent to every peer. Peers are numbered as they c
     @FILE                   send what the file holds (with the frame `lines`: each of its lines)
     @@text                  send a text that begins with @
 With --hex a line holds bytes in hexadecimal. A codec of your own is given the bytes of the line; if it takes none, the
-Python literal that the line is, in which classes of the codec's module may be called: Bid(amount=30); if it takes
-that neither, the text. With the frame `raw`, a line is sent with its line feed, and input that comes from a file or a
-pipe is sent as it is, without looking for @.
+Python literal that the line is, in which classes that are in the codec's module may be called: Bid(amount=30); if it
+takes that neither, the text. With the frame `raw`, a line is sent with its line feed, and input that comes from a file
+or a pipe is sent as it is, without looking for @.
 
 Output: one line is one message: time, direction (-> to the peer, <- from it; of a proxy: -> to TARGET, <- from
 it), number and address of the peer, length in bytes, bytes in hexadecimal, and the text (or the repr of what your
@@ -216,7 +216,8 @@ class Peers:
 
     def decoder(self, _: Connection) -> Tap:
         """See `Reading`."""
-        return Tap(self.framing, forward=self.options.command == "proxy")
+        exact = self.screen.record is not None or self.options.json or self.framing.classes is not None
+        return Tap(self.framing, exact=exact, forward=self.options.command == "proxy")
 
     def encoder(self, _: Connection) -> BytesCodec:
         """See `Writing`: what is queued is frames already."""
@@ -302,6 +303,7 @@ class Session:
         """Until it is left; returns the exit code."""
         screen = self.screen
         async with anyio.create_task_group() as tasks:
+            screen.tasks = tasks
             tasks.start_soon(self._watch_signals)
             self.peers = Peers(self.options, screen, tasks)
             async with self.peers.node as node:
@@ -316,6 +318,7 @@ class Session:
             counted = self.peers.counted()
             await screen.tell("statistics", None, **counted)
             await screen.note(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counted.items()))
+            await screen.flush()
             tasks.cancel_scope.cancel()
         return screen.code
 

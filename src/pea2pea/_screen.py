@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from argparse import ArgumentTypeError, Namespace
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from .connection import Connection, Side
 from .errors import FrameError, NodeError
 
 if TYPE_CHECKING:
-    from anyio.abc import ByteStream
+    from anyio.abc import ByteStream, TaskGroup
 
 PIECE = 4096  # bytes that a writable pipe takes without making anybody wait (PIPE_BUF, pipe(7))
 WIDTH = 160  # columns where there is no terminal
@@ -58,6 +59,7 @@ REMEDIES: dict[object, str] = {
     errno.EADDRNOTAVAIL: "; use an address of this machine",
     errno.ENOENT: "; correct the path",
 }
+ESCAPES = {each: ascii(chr(each))[1:-1] for each in range(128) if not chr(each).isprintable()}
 
 
 class Failure(Exception):  # noqa: N818  # the end of a run, mostly not an error of the program's
@@ -83,9 +85,13 @@ class Framing:
 
     def encode(self, codec: Codec[Any], data: bytes) -> tuple[object, bytes]:
         """Make a message of input, and return it with its frame; `ValueError` if the codec takes no such thing."""
+        ways: list[Callable[[bytes], object]] = [bytes.decode if self.name == "lines" else bytes]
+        if self.classes is not None:
+            ways += [self._evaluate, bytes.decode]
         errors: list[str] = []
-        for message in self._candidates(data):
+        for way in ways:
             try:
+                message = way(data)
                 frame = codec.encode(message)
             except Exception as error:  # noqa: BLE001  # a codec may refuse a message with any exception
                 errors.append(f"{type(error).__name__}: {error}")
@@ -104,22 +110,23 @@ class Framing:
             return [bytes.fromhex(line.decode())]
         return [line.removeprefix(b"@") + (b"\n" if self.name == "raw" else b"")]
 
-    def _candidates(self, data: bytes) -> Iterator[object]:
-        if self.name != "lines":
-            yield data
-        if self.classes is not None:
-            with suppress(Exception):  # no literal
-                yield evaluate(ast.parse(data.decode().strip(), mode="eval").body, self.classes)
-        if self.name == "lines" or self.classes is not None:
-            yield data.decode()
+    def _evaluate(self, data: bytes) -> object:
+        """The value of a Python literal, in which the classes may be called."""
+        classes = self.classes or {}
 
+        def value(node: ast.expr) -> object:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
+                named = {str(each.arg): value(each.value) for each in node.keywords}
+                return classes[node.func.id](*map(value, node.args), **named)
+            try:
+                return ast.literal_eval(node)
+            except ValueError:
+                known = ", ".join(classes) or "there is none"
+                raise ValueError(
+                    f"no literal of Python, nor a call of a class of the codec's module ({known})"
+                ) from None
 
-def evaluate(node: ast.expr, classes: Mapping[str, type[Any]]) -> object:
-    """The value of a Python literal, in which `classes` may be called."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
-        named = {str(each.arg): evaluate(each.value, classes) for each in node.keywords}
-        return classes[node.func.id](*(evaluate(each, classes) for each in node.args), **named)
-    return ast.literal_eval(node)
+        return value(ast.parse(data.decode().strip(), mode="eval").body)
 
 
 def address(text: str) -> Address:
@@ -150,8 +157,12 @@ def framing(text: str) -> Framing:
             f"{text!r} is no frame ({printable(f'{type(error).__name__}: {error}')}); use {', '.join(BUILT_IN)}, "
             "delimiter:HEX, or PACKAGE.MODULE:FACTORY, a function without parameters that returns a codec"
         ) from error
-    own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
-    return Framing(name, factory, b"", {each.__name__: each for each in own})
+    classes = {
+        each: kind
+        for each, kind in vars(module).items()
+        if isinstance(kind, type) and kind.__module__.partition(".")[0] not in (*sys.stdlib_module_names, "pea2pea")
+    }
+    return Framing(name, factory, b"", classes)
 
 
 def seconds(text: str) -> float:
@@ -172,12 +183,12 @@ class Item(NamedTuple):
 class Tap:
     """A decoder that tells of which bytes it made a message: the codec is fed so that it is known where one ends.
 
-    forward: hand on each chunk behind its messages; bytes that are no valid frame are told, and from there on they are
-    taken as they come.
+    exact: also for large pieces of a stream. forward: hand on each piece behind its messages; bytes that are no valid
+    frame are told, and from there on they are taken as they come.
     """
 
-    def __init__(self, framing: Framing, *, forward: bool) -> None:
-        self._codec, self._end, self._forward = framing.make(), framing.end, forward
+    def __init__(self, framing: Framing, *, exact: bool, forward: bool) -> None:
+        self._codec, self._end, self._exact, self._forward = framing.make(), framing.end, exact, forward
         self._pending = bytearray()  # of which no message was made yet
 
     def decode(self, data: bytes, /) -> Iterator[Item]:
@@ -186,7 +197,7 @@ class Tap:
         while refusal is None:
             piece = data[position : position + self._step(data, position)]
             position += len(piece)
-            self._pending += piece
+            self._pending += piece if self._exact or len(data) <= LARGE else b""
             try:
                 for message in self._codec.decode(piece):
                     yield Item("message", message, bytes(self._pending))
@@ -211,6 +222,8 @@ class Tap:
             yield Item("chunk", None, data)
 
     def _step(self, data: bytes, position: int) -> int:
+        if len(data) > LARGE and not self._exact:
+            return len(data)
         if self._end:
             return (data.find(self._end, position) + 1 or len(data)) - position
         if isinstance(self._codec, BytesCodec):
@@ -220,17 +233,18 @@ class Tap:
 
 def fit(text: str, columns: int) -> str:
     """`text` in one line: what cannot be printed is escaped, and what is wider than `columns` is cut (0: nothing)."""
-    if not (text.isascii() and text.isprintable()):
-        parts: list[str] = []
-        width = fitting = 0
-        for character in text:
-            parts.append(character if character.isprintable() else ascii(character)[1:-1])
-            width += 2 if east_asian_width(character) in "WF" else len(parts[-1])
-            fitting += width < columns
-            if width > columns > 0:
-                return f"{''.join(parts[:fitting])}…"
-        return "".join(parts)
-    return f"{text[: columns - 1]}…" if 0 < columns < len(text) else text
+    if text.isascii():
+        text = text.translate(ESCAPES)
+        return f"{text[: columns - 1]}…" if 0 < columns < len(text) else text
+    parts: list[str] = []
+    width = fitting = 0
+    for character in text:
+        parts.append(character if character.isprintable() else ascii(character)[1:-1])
+        width += 2 if east_asian_width(character) in "WF" else len(parts[-1])
+        fitting += width < columns
+        if width > columns > 0:
+            return f"{''.join(parts[:fitting])}…"
+    return "".join(parts)
 
 
 def readable(message: object, own: bool, most: int = 0) -> str:
@@ -313,9 +327,11 @@ class Peer:
 class Screen:
     """Standard output, standard error and the record; and whether the program is to leave, and with which exit code.
 
-    Rule: whoever shows something waits until it is written, so a slow reader slows the peers down in the end; but
-    nobody waits within `write`, which would keep the program from leaving.
+    Rule: whoever shows something waits while much is to be written, so a slow reader slows the peers down in the end;
+    but nobody waits within `write`, which would keep the program from leaving.
     """
+
+    tasks: TaskGroup  # of the run
 
     def __init__(self, options: Namespace, stdout: int | None, stderr: int | None, record: IO[bytes] | None) -> None:
         self.options, self.stdout, self.stderr, self.record = options, stdout, stderr, record
@@ -323,6 +339,8 @@ class Screen:
         self.leaving = Event()
         self.leave_by = math.inf  # when nobody waits for a slow reader any more
         self._quiet = options.json or options.one
+        self._waiting: deque[tuple[int, bytearray]] = deque()  # to be written
+        self._due = False  # somebody is about to write it
         self._lock = anyio.Lock(fast_acquire=True)
         self._terminal = stdout is not None and os.isatty(stdout)
         self._colours = self._terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -404,21 +422,40 @@ class Screen:
             await self.put(f"\x1b[2m-- {text}\x1b[0m" if self._colours else f"-- {text}", aside=True)
 
     async def put(self, text: str, *, aside: bool = False) -> None:
-        """Write a line to standard output or, aside, to standard error; a reader that has gone ends the program."""
-        data = f"{text}\n".encode("utf-8", "backslashreplace")
+        """Write a line to standard output or, aside, to standard error; several at once, if they come at once."""
+        file = self.stderr if aside else self.stdout
+        if file is None:
+            return
+        if not self._waiting or self._waiting[-1][0] != file:
+            self._waiting.append((file, bytearray()))
+        data = self._waiting[-1][1]
+        data += f"{text}\n".encode("utf-8", "backslashreplace")
+        if len(data) >= PIECE or len(self._waiting) > 8:
+            await self.flush()
+        elif not self._due:
+            self._due = True
+            self.tasks.start_soon(self.flush)
+
+    async def flush(self) -> None:
+        """Write what waits; a reader that has gone ends the program."""
+        self._due, file = False, self.stdout
         try:
             async with self._lock:
-                file = self.stderr if aside else self.stdout
-                while data and file is not None and current_time() < self.leave_by:
-                    if select([], [file], [], 0)[1]:
-                        data = data[os.write(file, data[:PIECE]) :]
-                    else:
+                while self._waiting and current_time() < self.leave_by:
+                    file, data = self._waiting[0]
+                    if not select([], [file], [], 0)[1]:
                         with anyio.move_on_after(0.1):  # and look at `leave_by`
                             await anyio.wait_writable(file)
+                        continue
+                    del data[: os.write(file, data[:PIECE])]
+                    if not data:
+                        self._waiting.popleft()
         except OSError as error:
-            self.stdout = None
+            self._waiting.clear()
             self.leaving.set()
-            if aside or isinstance(error, BrokenPipeError):
+            if file == self.stderr or isinstance(error, BrokenPipeError):
                 self.stderr = None
-            else:
+            elif self.stdout is not None:
+                self.stdout = None
                 await self.fail(Failure(f"cannot write to standard output: {reason_of(error)}"))
+            self.stdout = None
