@@ -63,7 +63,7 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run tests and type checkers on every Python there is: `nox -s tests-3.12 -- -k handshake` takes pytest's options."""
+    """Run tests and type checkers on every Python: `nox -s tests-3.12 -- -k handshake` takes options of pytest."""
     install(session, "test")
     session.run("python", "-m", "pytest", "-m", "not stress", *session.posargs)
 
