@@ -73,27 +73,25 @@ import argparse
 import os
 import re
 import signal
-import ssl
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NoReturn
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, current_time
 from anyio.streams.tls import TLSStream
 
 from ._address import Address, show
-from ._screen import Failure, Framing, Item, Peer, Screen, Tap, address, framing, read, read_record, reason_of, seconds
+from ._arguments import call, prepare_tls
+from ._screen import Failure, Framing, Item, Peer, Screen, Tap, read, read_record, reason_of, why_ended
 from .codecs import BytesCodec, LinesCodec
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
 from .errors import FrameError, NodeError, NotConnectedError
-from .handshakes import TLSHandshake
 from .node import Node
 from .transport import TCPTransport, Transport
 
@@ -102,10 +100,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 7 * 24 * 3600.0  # seconds for what the user alone ends
 GRACE = 5.0  # seconds that leaving may take after Ctrl-C
-OURS = {
-    DisconnectOrigin.SHUTDOWN: "this side has left",
-    DisconnectOrigin.USER: "the connection that it belongs to has ended",
-}
 
 
 async def dial_any(transport: Transport, candidates: Sequence[Address]) -> tuple[ByteStream, Address]:
@@ -122,7 +116,8 @@ class Peers:
     def __init__(self, options: argparse.Namespace, screen: Screen, tasks: TaskGroup) -> None:
         self.options, self.screen, self.tasks = options, screen, tasks
         self.framing: Framing = options.framing
-        self.all: WeakKeyDictionary[Connection, Peer] = WeakKeyDictionary()
+        self.all: dict[Connection, Peer] = {}
+        self.fresh: dict[Connection, Peer] = {}  # for who is dialling
         self.numbered: dict[int, Peer] = {}  # without a proxy's connections to the target
         self.numbers = self.dialled = self.received = 0
         self.host = ""  # that is dialled
@@ -157,7 +152,7 @@ class Peers:
             if found in self.node.connections or found in self.node.connecting:
                 self.dialled += 1
                 found = (f"{found[0]}#{self.dialled}", found[1])
-            return self.all[await self.node.adopt(stream, found, Side.INITIATOR)]
+            return self.fresh.pop(await self.node.adopt(stream, found, Side.INITIATOR))
         except (OSError, NodeError) as error:
             raise Failure(f"cannot connect to {show(addr)}: {reason_of(error)}") from error
 
@@ -205,7 +200,9 @@ class Peers:
                 host = None if inbound else self.host.partition("%")[0]
                 stream = await TLSStream.wrap(stream, server_side=inbound, hostname=host, ssl_context=context)
             self.all[connection] = peer = Peer(connection, stream, self.framing.make())
-            if inbound and options.command == "proxy":
+            if not inbound:
+                self.fresh[connection] = peer
+            elif options.command == "proxy":
                 peer.other = await self.dial(options.dial[0])
                 peer.other.other = peer
         except Exception as error:
@@ -254,16 +251,25 @@ class Peers:
             if self.options.one:
                 self.screen.leaving.set()
         elif peer.other is not None:
-            with suppress(NotConnectedError):  # it has ended, and sees to the end of this one
+            try:
                 await self.outbox.send(peer.other.connection, item.wire)
+            except NotConnectedError:  # nobody is there to take it
+                self._abort(source)
+
+    def _abort(self, connection: Connection) -> None:
+        """Reset a connection, from any hook: none of them may wait for another one's end."""
+        self.tasks.start_soon(partial(self.node.disconnect, connection, abort=True))
 
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         """Tell why; a proxy hands on the end of the stream, and waits for that of the other one."""
         peer, cause, stats = self.all[connection], connection.cause, connection.stats
         peer.over.set()
+        while self.options.command == "proxy" and not (peer.ready.is_set() or self.screen.leaving.is_set()):
+            with anyio.move_on_after(0.1):  # the one that it belongs to is not established yet
+                await peer.ready.wait()
         if self.numbered.get(peer.number) is peer:
             del self.numbered[peer.number]
-        why = OURS.get(origin) or ("the peer has closed it" if cause is None else reason_of(cause))
+        why = why_ended(connection)
         if cause is not None and self.options.listen is None and not self.screen.leaving.is_set():
             self.screen.code = 1
         sent = stats.messages_sent if peer.other is None else peer.other.received
@@ -273,13 +279,14 @@ class Peers:
             f"{stats.bytes_received} bytes; to it {sent} messages, {stats.bytes_sent} bytes"
         )
         await self.leave_alone()
+        del self.all[connection]
         if peer.other is not None and origin is not DisconnectOrigin.SHUTDOWN:
             await self._end_other(peer.other, clean=origin is DisconnectOrigin.READING and cause is None)
 
     async def _end_other(self, other: Peer, *, clean: bool) -> None:
         """Hand on the end of one of a proxy's two connections."""
-        if not clean:  # this hook is not to wait for the other one's
-            self.tasks.start_soon(partial(self.node.disconnect, other.connection, abort=True))
+        if not clean:
+            self._abort(other.connection)
         elif await self.half_close(other):
             await other.over.wait()
         else:
@@ -430,89 +437,6 @@ class Session:
         self.screen.leaving.set()
 
 
-# The call
-
-
-def call() -> argparse.ArgumentParser:
-    """The parser of the arguments."""
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-    shared = Parser(add_help=False)
-    option = shared.add_argument
-    option("--frame", dest="framing", metavar="FRAME", type=framing, default="lines", help="how bytes become messages")
-    option("--width", type=int, metavar="N", help="columns of a line; 0: all of it (default: the terminal's, or 160)")
-    option("--json", action="store_true", help="write a JSON object for each event")
-    option(
-        "--timeout",
-        type=seconds,
-        default=5.0,
-        metavar="S",
-        help="seconds for a dial, an answer, a silence (default: 5)",
-    )
-    option("--record", metavar="FILE", help="write all events to this file, too, as JSON lines")
-    option("--loop", choices=["asyncio", "trio"], default="asyncio", help="the event loop")
-    option("--tls", action="store_true", help="use TLS (a proxy: with the target and, given --cert, with its peers)")
-    option("--cert", metavar="FILE", help="this side's certificate, PEM")
-    option("--key", metavar="FILE", help="its key, PEM, unless --cert has it")
-    option(
-        "--ca", metavar="FILE", help="the authorities that a peer's certificate must be of, PEM; to listen: require one"
-    )
-    option("--insecure", action="store_true", help="accept any certificate")
-    option("--confirm", action="store_true", help="the peer is a node that uses pea2pea.handshakes.TLSHandshake")
-    sending = Parser(add_help=False)
-    sending.add_argument("--hex", action="store_true", help="input is bytes in hexadecimal")
-    sending.add_argument(
-        "--one", action="store_true", help="send the input, print one answer and nothing else, and leave"
-    )
-    parser = Parser(prog="pea2pea", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(listen=None, dial=(), hex=False, one=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    listen = commands.add_parser("listen", parents=[shared, sending], help="accept peers")
-    connect = commands.add_parser("connect", parents=[shared, sending], help="connect to peers")
-    proxy = commands.add_parser("proxy", parents=[shared], help="show what two programs say to each other")
-    replay = commands.add_parser("replay", parents=[shared], help="send the bytes of a record once more")
-    for command in (listen, proxy):
-        command.add_argument("listen", type=address, metavar="LISTEN", help="where to listen")
-    replay.add_argument("file", metavar="FILE", help="what --record has written")
-    replay.add_argument("--speed", type=seconds, default=1.0, metavar="N", help="N times as fast; 0: without pauses")
-    for command, count in ((connect, "+"), (proxy, 1), (replay, 1)):
-        command.add_argument("dial", type=address, nargs=count, metavar="ADDR", help="to whom to connect")
-    return parser
-
-
-def prepare_tls(options: argparse.Namespace) -> None:
-    """Make the contexts for TLS; `Failure` says which file or option is wrong."""
-    options.contexts = {}
-    given = {flag: getattr(options, flag) for flag in ("cert", "key", "ca", "insecure", "confirm")}
-    if not options.tls:
-        for flag in filter(given.get, given):
-            raise Failure(f"--{flag} is for TLS; give --tls, too", 2)
-        return
-    for flag in ("cert", "key", "ca"):
-        if given[flag] and not os.access(given[flag], os.R_OK):
-            raise Failure(f"--{flag} {given[flag]} cannot be read; give a file in PEM format", 2)
-    if options.command == "listen" and not options.cert:
-        raise Failure("to listen with --tls takes a certificate; give --cert and --key", 2)
-    client, server = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_too = options.listen is not None and options.cert
-    try:
-        if options.cert:
-            (server if server_too else client).load_cert_chain(options.cert, options.key)
-        if options.ca:
-            (server if options.command == "listen" else client).load_verify_locations(options.ca)
-            server.verify_mode = ssl.CERT_REQUIRED if options.command == "listen" else ssl.CERT_NONE
-    except OSError as error:
-        what = f"--cert {options.cert} --key {options.key} --ca {options.ca}"
-        raise Failure(f"{what}: {reason_of(error)}; certificates and keys are to be PEM, and to fit", 2) from error
-    if options.insecure:
-        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
-    options.tls_handshake = TLSHandshake(client=client, server=server)
-    options.contexts = {Side.INITIATOR: client} | ({Side.RESPONDER: server} if server_too else {})
-
-
 async def serve(options: argparse.Namespace, stdin: int | None, stdout: int | None, stderr: int | None) -> int:
     """Run a session with these files in place of standard input, output and error; returns the exit code."""
     if not options.record:
@@ -527,7 +451,7 @@ async def serve(options: argparse.Namespace, stdin: int | None, stdout: int | No
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns the exit code."""
-    options = call().parse_args(arguments)
+    options = call(__doc__).parse_args(arguments)
     stdin, stdout, stderr = (None if file is None else file.fileno() for file in (sys.stdin, sys.stdout, sys.stderr))
     try:
         prepare_tls(options)

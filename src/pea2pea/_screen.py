@@ -12,7 +12,6 @@ import errno
 import json
 import math
 import os
-import re
 import ssl
 import sys
 import time
@@ -32,10 +31,9 @@ from unicodedata import east_asian_width
 import anyio
 from anyio import BrokenResourceError, Event, current_time
 
-from ._address import Address
 from ._text import printable
 from .codecs import BytesCodec, Codec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec
-from .connection import Connection, Side
+from .connection import Connection, DisconnectOrigin, Side
 from .errors import FrameError, NodeError
 
 if TYPE_CHECKING:
@@ -129,15 +127,6 @@ class Framing:
         return value(ast.parse(data.decode().strip(), mode="eval").body)
 
 
-def address(text: str) -> Address:
-    """The type of arguments that are addresses."""
-    host, _, port = text.rpartition(":")
-    bracketed = host[:1] + host[-1:] == "[]"
-    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535 or (":" in host and not bracketed):
-        raise ArgumentTypeError(f"{text!r} has no port from 0 to 65535; write HOST:PORT or [IPV6]:PORT")
-    return (host[1:-1] if bracketed else host) or "127.0.0.1", int(port)
-
-
 def framing(text: str) -> Framing:
     """The type of `--frame`."""
     name, _, rest = text.partition(":")
@@ -163,13 +152,6 @@ def framing(text: str) -> Framing:
         if isinstance(kind, type) and kind.__module__.partition(".")[0] not in (*sys.stdlib_module_names, "pea2pea")
     }
     return Framing(name, factory, b"", classes)
-
-
-def seconds(text: str) -> float:
-    """The type of arguments that are numbers, not below 0."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
-        raise ArgumentTypeError(f"{text!r} is no number; write 5 or 0.5")
-    return float(text)
 
 
 class Item(NamedTuple):
@@ -276,6 +258,15 @@ def reason_of(error: BaseException) -> str:
     return printable(str(error) or type(error).__name__)
 
 
+def why_ended(connection: Connection) -> str:
+    """Why a connection has ended, in one line."""
+    if connection.origin is DisconnectOrigin.SHUTDOWN:
+        return "this side has left"
+    if connection.origin is DisconnectOrigin.USER:
+        return "the connection that it belongs to has ended"
+    return "the peer has closed it" if connection.cause is None else reason_of(connection.cause)
+
+
 def read_record(path: str) -> Iterator[tuple[float, object, bytes]]:
     """What the initiators have sent: seconds since the first of it, the connection's number, and the bytes."""
     began, number = 0.0, 0
@@ -352,7 +343,7 @@ class Screen:
 
     async def complain(self, text: str, code: int) -> None:
         """Tell what went wrong, of which the exit code will tell, too."""
-        self.code = code
+        self.code = code or self.code
         await self.put(f"pea2pea: {text}", aside=True)
 
     async def welcome(self, addr: str) -> None:

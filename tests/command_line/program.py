@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from pea2pea._command_line import Session, call, prepare_tls
+from pea2pea._arguments import call, prepare_tls
+from pea2pea._command_line import Session
 from pea2pea._screen import Screen, read
 from pea2pea.testing import wait_until
 
@@ -35,7 +36,7 @@ class Program:
     """A session in this very event loop. It watches no signals: there are several of them in one process."""
 
     def __init__(self, *arguments: str, stdin: int | None, record: Any = None) -> None:
-        self.options = call().parse_args(arguments)
+        self.options = call(None).parse_args(arguments)
         prepare_tls(self.options)
         self.out = self.err = b""
         self.code: int | None = None
@@ -153,7 +154,7 @@ def process(*arguments: str, **options: Any) -> Generator[subprocess.Popen[bytes
 def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a wrong call is answered with."""
     with pytest.raises(SystemExit) as end:
-        call().parse_args(arguments)
+        call(None).parse_args(arguments)
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line

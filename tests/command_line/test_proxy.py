@@ -152,3 +152,36 @@ async def test_leaving_ends_both_sides_in_order() -> None:
             await program.finished.wait()
             assert program.err.count(b"this side has left") == 2
     assert program.code == 0
+
+
+async def test_a_client_that_has_gone_stops_a_target_that_goes_on_and_on() -> None:
+    with RawListener.open() as target:
+        async with proxied("--frame", "raw", target=target) as (program, client, server):
+            await client.send(b"go on\n")
+            assert await server.receive() == b"go on\n"
+            client.close()
+            assert await server.receive_all() == b""
+            with pytest.raises(ConnectionError):
+                while True:
+                    await server.send(bytes(65_536))
+            await wait_until(lambda: program.err.count(b" has ended: ") == 2)
+            assert not program.session.peers.all
+
+
+@pytest.mark.parametrize("says", [b"", b"busy\n"])
+async def test_a_target_that_closes_at_once_is_handed_on(says: bytes) -> None:
+    with RawListener.open() as target:
+        async with running("proxy", ":0", show(target.addr)) as program:
+            host, port = (await program.address()).rsplit(":", 1)
+            async with anyio.create_task_group() as tasks:
+
+                async def close_at_once() -> None:
+                    with await target.accept() as server:
+                        await server.send(says)
+
+                tasks.start_soon(close_at_once)
+                with await RawPeer.dial((host, int(port))) as client:
+                    assert await client.receive_all() == says
+            await wait_until(lambda: program.err.count(b" has ended: ") == 2)
+            assert not program.session.peers.all
+            assert not program.session.peers.fresh

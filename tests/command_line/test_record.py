@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pea2pea._command_line import call, main, serve
+from pea2pea._arguments import call
+from pea2pea._command_line import main, serve
 
 from ..helpers import RawListener, RawPeer, wait_until
 from .program import finish, running, show
@@ -164,7 +165,7 @@ async def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
 async def test_a_record_is_opened_by_its_path(tmp_path: Path) -> None:
     with RawListener.open() as unused:
         addr = show(unused.addr)
-    options = call().parse_args(["connect", addr, "--record", str(tmp_path / "talk.jsonl"), "--json"])
+    options = call(None).parse_args(["connect", addr, "--record", str(tmp_path / "talk.jsonl"), "--json"])
     options.contexts = {}
     assert await serve(options, None, None, None) == 1
     assert [each["event"] for each in entries(tmp_path / "talk.jsonl")] == ["statistics"]

@@ -35,6 +35,8 @@ from .program import finish, show, wrong
         (["listen", ":0", "--width", "wide"], ["--width", "'wide'"]),
         (["listen", ":0", "--timeout", "-1"], ["--timeout"]),
         (["listen", ":0", "--timeout", "soon"], ["'soon' is no number"]),
+        (["listen", ":0", "--timeout", "0"], ["'0' is no time"]),
+        (["replay", "file", ":1", "--speed", "fast"], ["'fast' is no number"]),
         (["listen", ":0", "--loop", "uvloop"], ["'uvloop'", "asyncio"]),
     ],
 )
