@@ -221,19 +221,23 @@ class Peers:
         return BytesCodec()
 
     async def on_connect(self, connection: Connection) -> None:
-        """Give a peer its number; a proxy's connection to the target is given that of the other one."""
-        peer = self.all[connection]
-        if self.options.command == "proxy" and connection.side is Side.INITIATOR:
+        """Welcome a peer, unless it has come and gone already."""
+        if connection in self.all:
+            await self._welcome(self.all[connection])
+
+    async def _welcome(self, peer: Peer) -> None:
+        """Give a peer its number, once; a proxy's connection to the target is given that of the other one."""
+        if peer.number or (self.options.command == "proxy" and peer.connection.side is Side.INITIATOR):
             return
         self.numbers += 1
         self.numbered[self.numbers] = peer
         for each in (peer, peer.other):
             if each is not None:
-                each.number, each.name = self.numbers, str(connection)
+                each.number, each.name = self.numbers, str(peer.connection)
                 each.ready.set()
         self.arrived.set()
         await self.screen.tell("connected", peer)
-        await self.screen.note(f"{peer.number} {connection} is connected")
+        await self.screen.note(f"{peer.number} {peer.connection} is connected")
 
     async def process_message(self, source: Connection, item: Item) -> None:
         """Show a message, or hand a chunk on."""
@@ -264,6 +268,7 @@ class Peers:
         """Tell why; a proxy hands on the end of the stream, and waits for that of the other one."""
         peer, cause, stats = self.all[connection], connection.cause, connection.stats
         peer.over.set()
+        await self._welcome(peer)
         while self.options.command == "proxy" and not (peer.ready.is_set() or self.screen.leaving.is_set()):
             with anyio.move_on_after(0.1):  # the one that it belongs to is not established yet
                 await peer.ready.wait()
@@ -310,7 +315,7 @@ class Session:
         """Until it is left; returns the exit code."""
         screen = self.screen
         async with anyio.create_task_group() as tasks:
-            screen.tasks = tasks
+            tasks.start_soon(screen.run)
             tasks.start_soon(self._watch_signals)
             self.peers = Peers(self.options, screen, tasks)
             async with self.peers.node as node:

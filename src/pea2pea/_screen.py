@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from importlib import import_module
 from pathlib import Path
 from select import select
@@ -37,7 +37,7 @@ from .connection import Connection, DisconnectOrigin, Side
 from .errors import FrameError, NodeError
 
 if TYPE_CHECKING:
-    from anyio.abc import ByteStream, TaskGroup
+    from anyio.abc import ByteStream
 
 PIECE = 4096  # bytes that a writable pipe takes without making anybody wait (PIPE_BUF, pipe(7))
 WIDTH = 160  # columns where there is no terminal
@@ -296,6 +296,12 @@ async def read(file: int | None) -> bytes:
     return b""
 
 
+@lru_cache(1)
+def of_day(second: int) -> str:
+    """The local time of day: the system's way to it is long."""
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
 class Peer:
     """One connection."""
 
@@ -322,8 +328,6 @@ class Screen:
     but nobody waits within `write`, which would keep the program from leaving.
     """
 
-    tasks: TaskGroup  # of the run
-
     def __init__(self, options: Namespace, stdout: int | None, stderr: int | None, record: IO[bytes] | None) -> None:
         self.options, self.stdout, self.stderr, self.record = options, stdout, stderr, record
         self.code = 0
@@ -331,7 +335,7 @@ class Screen:
         self.leave_by = math.inf  # when nobody waits for a slow reader any more
         self._quiet = options.json or options.one
         self._waiting: deque[tuple[int, bytearray]] = deque()  # to be written
-        self._due = False  # somebody is about to write it
+        self._wakeup = Event()  # of who writes it
         self._lock = anyio.Lock(fast_acquire=True)
         self._terminal = stdout is not None and os.isatty(stdout)
         self._colours = self._terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -376,7 +380,7 @@ class Screen:
 
     def _line(self, peer: Peer, arrow: str, message: object, payload: bytes, own: bool) -> str:
         now, width = time.time(), self.options.width
-        clock = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now * 1000) % 1000:03}"
+        clock = f"{of_day(int(now))}.{int(now * 1000) % 1000:03}"
         head = f"{peer.number} {peer.name} {len(payload):>5}"
         if width is None:
             width = (self._terminal and os.get_terminal_size(self.stdout or 0).columns) or WIDTH
@@ -423,13 +427,19 @@ class Screen:
         data += f"{text}\n".encode("utf-8", "backslashreplace")
         if len(data) >= PIECE or len(self._waiting) > 8:
             await self.flush()
-        elif not self._due:
-            self._due = True
-            self.tasks.start_soon(self.flush)
+        else:
+            self._wakeup.set()
+
+    async def run(self) -> None:
+        """The task that writes what others do not wait for."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = Event()
+            await self.flush()
 
     async def flush(self) -> None:
         """Write what waits; a reader that has gone ends the program."""
-        self._due, file = False, self.stdout
+        file = self.stdout
         try:
             async with self._lock:
                 while self._waiting and current_time() < self.leave_by:
