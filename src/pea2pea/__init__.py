@@ -5,13 +5,21 @@ The modules, in the order of a connection's life (imports point upwards in this 
     errors, config, stats       what is raised, set and counted
     codecs                      bytes to messages and back; no I/O
     transport                   byte streams: TCP, or one's own
-    connection                  one connection: its state, and the one way to end it
+    connection                  what users see of a connection
+    _report                     logging, and the classification of what user code raises
+    _tasks                      tasks of which one harms no other
+    _session                    a connection from inside: its state, and the one way to end it
     protocols                   the five interfaces a user implements, and what runs each for one connection
+    _closing                    the end of a stream: nothing that was sent is lost in a reset
+    _life                       a connection from established to the end of its stream: one coroutine
     _admission                  limits, and the table of connections; nothing waits there
-    node                        listens, dials, supervises, shuts down: one task a connection
-    topology, testing           helpers for many nodes, and for tests of one's codecs
+    _self_connection            recognises a node that talks to itself
+    _connecting                 accept, dial, adopt, set up
+    node                        the public face, the block that owns all tasks, the shutdown
+    handshakes, topology        helpers for handshakes, and for many nodes
+    testing                     helpers for tests; nothing here imports it
 
-A module is imported when something of it is first used. Of three names `help` tells nothing, since they are aliases:
+Of three names `help` tells nothing, since they are aliases:
 
     Address     tuple[str, int]: a host and a port; an IP literal is in canonical form: compressed, and IPv4-mapped IPv6
                 (RFC 4291, section 2.5.5.2) folded to IPv4
@@ -22,35 +30,35 @@ A module is imported when something of it is first used. Of three names `help` t
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ._address import Address
-    from .codecs import Codec, Decoder, Encoder, Frame
-    from .config import Config
-    from .connection import Connection, DisconnectOrigin, Peer, Side
-    from .errors import (
-        AlreadyConnectedError,
-        ConnectionLimitError,
-        DeliveryError,
-        FrameError,
-        HandshakeError,
-        HandshakeTimeoutError,
-        NodeClosedError,
-        NodeError,
-        NotConnectedError,
-        QueueFullError,
-        SelfConnectionError,
-    )  # fmt: skip
-    from .node import Node
-    from .protocols.handshake import Handshake
-    from .protocols.on_connect import OnConnect
-    from .protocols.on_disconnect import OnDisconnect
-    from .protocols.reading import Reading
-    from .protocols.writing import Outbox, Writing
-    from .stats import Heuristics, Stats
-    from .transport import Listener, TCPTransport, Transport
+from . import codecs as codecs
+from . import errors as errors
+from . import handshakes as handshakes
+from . import topology as topology
+from ._address import Address
+from .codecs import Codec, Decoder, Encoder, Frame
+from .config import Config
+from .connection import Connection, DisconnectOrigin, Peer, Side
+from .errors import (
+    AlreadyConnectedError,
+    ConnectionLimitError,
+    DeliveryError,
+    FrameError,
+    HandshakeError,
+    HandshakeTimeoutError,
+    NodeClosedError,
+    NodeError,
+    NotConnectedError,
+    QueueFullError,
+    SelfConnectionError,
+)  # fmt: skip
+from .node import Node
+from .protocols.handshake import Handshake
+from .protocols.on_connect import OnConnect
+from .protocols.on_disconnect import OnDisconnect
+from .protocols.reading import Reading
+from .protocols.writing import Outbox, Writing
+from .stats import Heuristics, Stats
+from .transport import Listener, TCPTransport, Transport
 
 __all__ = [
     "Address", "AlreadyConnectedError", "Codec", "Config", "Connection", "ConnectionLimitError", "Decoder",
@@ -59,25 +67,3 @@ __all__ = [
     "NotConnectedError", "OnConnect", "OnDisconnect", "Outbox", "Peer", "QueueFullError", "Reading",
     "SelfConnectionError", "Side", "Stats", "TCPTransport", "Transport", "Writing",
 ]  # fmt: skip
-
-# where they are at home; the others are errors
-_HOMES = {
-    "Address": "_address", "Codec": "codecs", "Decoder": "codecs", "Encoder": "codecs", "Frame": "codecs",
-    "Config": "config", "Connection": "connection", "DisconnectOrigin": "connection", "Peer": "connection",
-    "Side": "connection", "Node": "node", "Handshake": "protocols.handshake", "OnConnect": "protocols.on_connect",
-    "OnDisconnect": "protocols.on_disconnect", "Reading": "protocols.reading", "Outbox": "protocols.writing",
-    "Writing": "protocols.writing", "Heuristics": "stats", "Stats": "stats", "Listener": "transport",
-    "TCPTransport": "transport", "Transport": "transport",
-}  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ._address import Address, canonical, group_of, is_pair, show
-from .connection import Connection, Link, Side
+from ._session import Session
+from .config import Config
+from .connection import Connection, Side
 from .errors import AlreadyConnectedError, ConnectionLimitError
-
-if TYPE_CHECKING:
-    from .config import Config
-
 
 S = TypeVar("S")
 
@@ -27,7 +25,7 @@ class Admission:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.established: dict[Address, Link] = {}
+        self.established: dict[Address, Session] = {}
         self.connecting: dict[Address, Side] = {}
         self._of_side: Counter[Side] = Counter()
         self._of_group: Counter[str] = Counter()
@@ -63,17 +61,17 @@ class Admission:
         self._of_side[side] += 1
         self._setting_up[side] += 1
 
-    def establish(self, link: Link) -> None:
+    def establish(self, session: Session) -> None:
         """The set-up is over: the connection is among the established ones."""
-        side = self.connecting.pop(link.addr)
+        side = self.connecting.pop(session.addr)
         self._setting_up[side] -= 1
-        self.established[link.addr] = link
+        self.established[session.addr] = session
 
     def release(self, addr: Address) -> None:
         """Give the slot back, of an established connection or of a set-up."""
-        link = self.established.pop(addr, None)
-        if link is not None:
-            side = link.side
+        session = self.established.pop(addr, None)
+        if session is not None:
+            side = session.side
         else:
             side = self.connecting.pop(addr)
             self._setting_up[side] -= 1
@@ -96,10 +94,10 @@ class ConnectionsView(Mapping[Address, Connection]):
         self._found = admission.established
 
     def __getitem__(self, addr: Address) -> Connection:
-        link = self._found.get(addr)
-        if link is None:
-            return self._found[canonical(addr) if is_pair(addr) else addr]
-        return link
+        session = self._found.get(addr)
+        if session is None:
+            session = self._found[canonical(addr) if is_pair(addr) else addr]
+        return session.connection
 
     def __iter__(self) -> Iterator[Address]:
         return iter(list(self._found))
@@ -109,11 +107,14 @@ class ConnectionsView(Mapping[Address, Connection]):
 
     def values(self) -> ValuesView[Connection]:
         """A snapshot."""
-        return dict[Address, Connection](self._found).values()
+        return self._snapshot().values()
 
     def items(self) -> ItemsView[Address, Connection]:
         """A snapshot."""
-        return dict[Address, Connection](self._found).items()
+        return self._snapshot().items()
+
+    def _snapshot(self) -> dict[Address, Connection]:
+        return {addr: session.connection for addr, session in self._found.items()}
 
     def __repr__(self) -> str:
         return f"<connections {list(self._found)}>"

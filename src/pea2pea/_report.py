@@ -1,68 +1,69 @@
-"""What a node says, and how often.
+"""What a node logs, and the classification of what user code raises.
 
-Rule 1: no peer can cause a record above INFO. Rule 2: no peer can cause more than a few a second, so every kind of
-record goes out at most once a second; the next one says how many were left out. Rule 3: a bug of the user's is an
-ERROR with its traceback, at most once a second for the same place and exception type, and is counted every time.
+Rule 1: no peer can cause a record above INFO.
+Rule 2: a record of one kind goes out at most once a second; the next one says how many were left out. DEBUG has no
+limit: it is for those who watch every connection.
+Rule 3: a bug of the user's is an ERROR with its traceback, and is counted every time.
+Rule 4: text that a peer made is cut and escaped.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from time import monotonic
-from typing import TYPE_CHECKING
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
+from anyio.lowlevel import cancel_shielded_checkpoint
 from typing_extensions import TypeVarTuple, Unpack
 
-from .errors import DeliveryError, NodeClosedError, NotConnectedError
-
-if TYPE_CHECKING:
-    from ._address import Address
-    from .stats import Heuristics
+from . import _clock
+from ._address import Address, show
+from ._text import describe, printable
+from .errors import ONLY_BUGS, DeliveryError, NodeClosedError, NotConnectedError
+from .stats import Heuristics
 
 Ts = TypeVarTuple("Ts")
 
 logger = logging.getLogger("pea2pea")
 
-
-def _short(detail: object) -> str:
-    if isinstance(detail, str):
-        return detail
-    try:
-        return f"{detail!r:.200}"
-    except Exception as error:  # noqa: BLE001  # an exception of the user's may have a broken repr
-        return f"<{type(detail).__name__} whose repr raises {type(error).__name__}>"
+_LINES_MAX = 200  # of a traceback
 
 
-def background_task(func: object) -> str:
-    """What a user's background task is called."""
+def name_background_task(func: object) -> str:
+    """Return what a user's background task is called."""
     return f"background task {getattr(func, '__qualname__', type(func).__qualname__)}"
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """What an exception group is made of in the end; an exception that is none, itself."""
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that an exception group is made of; an exception that is no group yields itself."""
     inner: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
     if isinstance(inner, tuple):
         for part in inner:
-            yield from _leaves(part)
+            yield from leaves(part)
     else:
         yield error
 
 
-def says_gone(error: BaseException, peer: Address) -> bool:
-    """Whether it says nothing but that this very peer is gone."""
-    return all(isinstance(leaf, (NotConnectedError, DeliveryError)) and leaf.addr == peer for leaf in _leaves(error))
+def only_peer_gone(error: BaseException, peer: Address) -> bool:
+    """Whether an error says nothing but that this very peer is gone."""
+    return all(isinstance(leaf, (NotConnectedError, DeliveryError)) and leaf.addr == peer for leaf in leaves(error))
 
 
-def interruption(error: BaseException) -> BaseException | None:
-    """What is neither an error nor a cancellation, and so must go through: the first one in an exception group."""
-    return next((leaf for leaf in _leaves(error) if isinstance(leaf, (KeyboardInterrupt, SystemExit))), None)
+def find_interrupt(error: BaseException) -> BaseException | None:
+    """Return the first KeyboardInterrupt or SystemExit in an exception or exception group."""
+    return next((leaf for leaf in leaves(error) if isinstance(leaf, (KeyboardInterrupt, SystemExit))), None)
 
 
-def parted(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
-    """What of `error` is of that kind, and the rest; exception groups are taken apart."""
+def find_bug(error: BaseException) -> BaseException | None:
+    """Return the first exception in it that only a bug raises, wherever it is raised: a NameError, for example."""
+    return next((leaf for leaf in leaves(error) if isinstance(leaf, ONLY_BUGS)), None)
+
+
+def split_by_kind(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
+    """Return what of an error is of that kind, and the rest; exception groups are taken apart."""
     if isinstance(error, kind):
         return error, None
     split: Callable[[type[BaseException]], tuple[BaseException | None, BaseException | None]] | None
@@ -70,26 +71,41 @@ def parted(error: BaseException, kind: type[BaseException]) -> tuple[BaseExcepti
     return (None, error) if split is None else split(kind)
 
 
-class Reporter:
-    """A node's voice."""
+def format_traceback(error: BaseException) -> str:
+    """Return the traceback of an error as logging prints it, with each line bounded and escaped."""
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip().split("\n")
+    if len(lines) > _LINES_MAX:
+        half = _LINES_MAX // 2
+        lines = [*lines[:half], f"  [{len(lines) - 2 * half} lines left out]", *lines[-half:]]
+    return "\n".join(map(printable, lines))
 
-    def __init__(self, node: str, heuristics: Heuristics, give_up: Callable[[BaseException], None]) -> None:
+
+class Reporter:
+    """The logger and the counters of one node."""
+
+    def __init__(self, node: str, heuristics: Heuristics, on_interrupt: Callable[[BaseException], None]) -> None:
         self.node = node
         self.heuristics = heuristics
-        self.give_up = give_up  # for what must go through: KeyboardInterrupt, SystemExit
         self.closing = False
+        self._on_interrupt = on_interrupt  # shuts the node down on what must not be swallowed
         self._last: dict[object, tuple[float, int]] = {}
 
     def debug(self, message: str, peer: Address | None = None, detail: object = None) -> None:
-        """The ordinary course of things."""
-        self._emit(logging.DEBUG, message, message, peer, detail)
+        """Report the ordinary course of things."""
+        if logger.isEnabledFor(logging.DEBUG):
+            self._emit(logging.DEBUG, message, peer, detail)
 
     def info(self, message: str, peer: Address | None = None, detail: object = None) -> None:
-        """Something a peer did, or the machine. `message` is the kind of it; what varies belongs into `detail`."""
-        self._emit(logging.INFO, message, message, peer, detail)
+        """Report what a peer or the machine did. `message` names the kind of event; `detail` has what varies."""
+        self._emit_limited(logging.INFO, message, message, peer, detail)
+
+    def bug(self, place: str, error: BaseException, peer: Address | None = None) -> None:
+        """Report an exception that the user's code should not have raised, with its traceback."""
+        self.heuristics.hook_errors += 1
+        self._emit_limited(logging.ERROR, (place, type(error)), f"{place} raised", peer, error, error)
 
     def unsent(self, message: str, peer: Address, count: int) -> None:
-        """Messages that were accepted, or were to be broadcast, and will not be sent."""
+        """Count and report messages that will not be sent."""
         self.heuristics.unsent_messages += count
         self.info(message, peer, f"{count} of them")
 
@@ -100,77 +116,115 @@ class Reporter:
         *args: Unpack[Ts],
         peer: Address | None = None,
     ) -> Exception | None:
-        """Await a piece of the user's, and judge and return what it raises; a cancellation of ours goes through."""
+        """Await user code; classify and return what it raises. A cancellation that AnyIO delivers goes through."""
         try:
             await func(*args)
-        except BaseException as error:  # noqa: BLE001  # whatever a user's code raises is told, and harms nobody
-            return self.judge(place, error, peer)
+        except BaseException as error:  # noqa: BLE001  # whatever user code raises is reported, and harms nobody else
+            return await self.classify_soon(place, error, peer)
         return None
 
-    def judge(self, place: str, error: BaseException, peer: Address | None = None) -> Exception:
-        """Tell what left a piece of the user's, as the peer's doing or as a bug; a cancellation of ours goes through.
+    async def classify_soon(self, place: str, error: BaseException, peer: Address | None = None) -> Exception:
+        """Classify an error; before that, let a cancellation from outside (asyncio) reach the node's other tasks.
 
-        It may come in a group: on trio, what is raised during a cancellation comes together with that. A cancellation
-        that AnyIO did not ask for (of a future, on asyncio) is a bug. What must go through ends the node.
+        When a program cancels all its tasks, the node may be closing a moment later, and then nothing is a bug.
+        """
+        if not self.closing and _is_foreign_cancellation(error):
+            try:
+                for _ in range(3):
+                    await cancel_shielded_checkpoint()
+            except get_cancelled_exc_class():  # the next one from outside
+                pass
+        return self.classify(place, error, peer)
+
+    def classify(self, place: str, error: BaseException, peer: Address | None = None) -> Exception:
+        """Report what left user code, as the peer's doing or as a bug, and return it as an `Exception`.
+
+        A cancellation that AnyIO delivers is raised again. It may come in a group: on trio, what is raised during a
+        cancellation comes together with it. A cancellation that AnyIO did not ask for (on asyncio: of a future, or of
+        the task) is a bug, unless the node is closing. What is neither an `Exception` nor a cancellation shuts the
+        node down and comes out of its block.
         """
         if isinstance(error, GeneratorExit):  # the coroutine is thrown away, maybe after the event loop has ended
             raise error
         trace = error.__traceback__
-        if isinstance(error, TypeError) and trace and not trace.tb_next and "await" in str(error):  # raised by ours
+        if isinstance(error, TypeError) and trace and not trace.tb_next and "await" in str(error):  # raised by `call`
             error.args = (f"{place} must be async: {error}",)
-        told, rest = parted(error, Exception)
-        cancelled, fatal = (None, None) if rest is None else parted(rest, get_cancelled_exc_class())
+        told, rest = split_by_kind(error, Exception)
+        cancelled, fatal = (None, None) if rest is None else split_by_kind(rest, get_cancelled_exc_class())
         if fatal is not None:
-            self.give_up(next(_leaves(fatal)))
+            self._on_interrupt(next(leaves(fatal)))
             told = cancelled = None
         elif cancelled is not None and current_effective_deadline() != -math.inf:
-            told, cancelled = error, None
+            if self.closing:
+                self.info(f"{place} was cancelled while the node closes", peer)
+            else:
+                told = error
+            cancelled = None
         if told is not None:
-            self._tell(place, told, peer)
+            self._report_error(place, told, peer)
         if cancelled is not None:
             try:
                 raise cancelled
             finally:  # this frame is in its traceback now, and must not keep it
                 del error, trace, told, rest, cancelled, fatal
-        return error if isinstance(error, Exception) else RuntimeError(f"{place} met {_short(error)}")
+        return error if isinstance(error, Exception) else RuntimeError(f"{place} met {describe(error)}")
 
-    def _tell(self, place: str, error: BaseException, peer: Address | None) -> None:
-        """A bug, unless it only says that this very peer, or the node itself, is gone."""
-        if peer is not None and says_gone(error, peer):
+    def _report_error(self, place: str, error: BaseException, peer: Address | None) -> None:
+        """Report a bug, unless the error only says that this very peer, or the node itself, is gone."""
+        if peer is not None and only_peer_gone(error, peer):
             self.info(f"{place} met the end of its connection", peer, error)
-        elif self.closing and all(isinstance(leaf, NodeClosedError) for leaf in _leaves(error)):
+        elif self.closing and all(isinstance(leaf, NodeClosedError) for leaf in leaves(error)):
             self.info(f"{place} met the end of the node", peer, error)
         else:
             self.bug(place, error, peer)
 
-    def bug(self, place: str, error: BaseException, peer: Address | None = None) -> None:
-        """An exception that the user's code should not have raised, with its traceback."""
-        self.heuristics.hook_errors += 1
-        self._emit(logging.ERROR, (place, type(error)), f"{place} raised", peer, error, traceback=error)
-
-    def _emit(
+    def _emit_limited(
         self,
         level: int,
         kind: object,
         message: str,
         peer: Address | None,
         detail: object = None,
-        *,
-        traceback: BaseException | None = None,
+        error: BaseException | None = None,
     ) -> None:
         if not logger.isEnabledFor(level):
             return
-        now = monotonic()
-        last, left_out = self._last.get(kind, (-1.0, 0))
-        if 0 <= last > now - 1:
+        now = _clock.now()
+        last, left_out = self._last.get(kind, (-math.inf, 0))
+        if last <= now < last + 1:
             self._last[kind] = (last, left_out + 1)
             return
         self._last[kind] = (now, 0)
+        self._emit(level, message, peer, detail, error, f" [{left_out} like it were left out]" if left_out else "")
+
+    def _emit(
+        self,
+        level: int,
+        message: str,
+        peer: Address | None,
+        detail: object = None,
+        error: BaseException | None = None,
+        ending: str = "",
+    ) -> None:
         text = f"node {self.node}: {message}"
         if peer is not None:
-            text += f" (peer {peer[0]}:{peer[1]})"
+            text += f" (peer {show(peer)})"
         if detail is not None:
-            text += f": {_short(detail)}"
-        if left_out:
-            text += f" [{left_out} like it were left out]"
-        logger.log(level, "%s", text, exc_info=traceback, extra={"node": self.node, "peer": peer})
+            text += f": {printable(detail) if isinstance(detail, str) else describe(detail)}"
+        extra = {"node": self.node, "peer": peer}
+        try:
+            exc_info = None if error is None else (type(error), error, error.__traceback__)
+            record = logger.makeRecord(
+                logger.name, level, __file__, 0, "%s", (text + ending,), exc_info, "_emit", extra
+            )
+            if error is not None:
+                record.exc_text = format_traceback(error)
+            logger.handle(record)
+        except Exception:  # noqa: BLE001  # of a filter or handler of the user's: as `logging` treats a handler's
+            if logging.raiseExceptions and sys.stderr:
+                traceback.print_exc()
+
+
+def _is_foreign_cancellation(error: BaseException) -> bool:
+    """Whether somebody else than AnyIO has cancelled what runs here (asyncio)."""
+    return isinstance(error, get_cancelled_exc_class()) and current_effective_deadline() != -math.inf

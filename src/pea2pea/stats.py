@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from time import monotonic
+import math
+from dataclasses import dataclass
 
 
 @dataclass(eq=False, slots=True)
 class Stats:
     """What went over the wire, of a node (all its connections ever) or of one connection. Read-only for users.
 
-    created: when it began, on the clock of `time.monotonic`.
+    created: when the connection was set up, or the node entered, on the event loop's clock (`anyio.current_time`);
+        NaN before.
     messages_sent: messages whose last byte was handed to the operating system.
     messages_received: messages that were handed to `process_message`.
     bytes_sent, bytes_received: bytes of the stream that the codec works on.
     """
 
-    created: float = field(default_factory=monotonic)
+    created: float = math.nan
     messages_sent: int = 0
     bytes_sent: int = 0
     messages_received: int = 0

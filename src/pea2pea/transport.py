@@ -16,6 +16,7 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 from anyio import (
@@ -32,7 +33,6 @@ from anyio import (
 )
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
-from anyio.streams.tls import TLSAttribute
 
 from ._address import Address, canonical, from_sockaddr, is_local, literal, reachable, show, sockaddr
 from .codecs import Chunk
@@ -93,22 +93,15 @@ def is_stream(given: object) -> bool:
     return all(callable(getattr(given, name, None)) for name in ("receive", "send", "aclose"))
 
 
-def close_notify(stream: TypedAttributeProvider) -> bool:
-    """Let TLS say that nothing more will come (RFC 8446, section 6.1), with the next `receive`; False if it cannot.
-
-    `TLSStream.aclose` would give up, and might not even say it, when a record comes that it does not expect: from a
-    peer that has not had its say yet. What was received from it is thrown away.
-    """
-    if not stream.extra(TLSAttribute.standard_compatible, False):
-        return False
-    tls = stream.extra(TLSAttribute.ssl_object)
-    with suppress(ssl.SSLWantReadError):
-        while tls.read(TAKE_MAX):
-            pass
-        return False  # the peer has said it before; `aclose` only answers
-    with suppress(ssl.SSLWantReadError):
-        tls.unwrap()
-    return True
+def unacknowledged(sock: socket.socket) -> int | None:
+    """Bytes that a socket's peer has not acknowledged; None: this system, or this socket, does not tell."""
+    if sys.platform != "linux":
+        return None
+    try:
+        answer = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ has its number (tcp(7))
+    except (OSError, ValueError):  # ValueError: it is closed
+        return None
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def names_of(stream: TypedAttributeProvider) -> tuple[Address, Address] | None:
@@ -469,14 +462,8 @@ class TCPStream(ByteStream):
         _forget(sock)
 
     def unacknowledged(self) -> int | None:
-        """Bytes sent, the end of the stream included, that the peer's kernel has not confirmed; None: unknown."""
-        if sys.platform != "linux":
-            return None
-        try:
-            answer = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ has its number (tcp(7))
-        except OSError:
-            return None
-        return int.from_bytes(answer, sys.byteorder)
+        """Bytes sent, the end of the stream included, that the peer's kernel has not acknowledged; None: unknown."""
+        return unacknowledged(self._sock)
 
     def _gone(self) -> BrokenResourceError | ClosedResourceError:
         return ClosedResourceError() if self._sock.fileno() < 0 else BrokenResourceError()
@@ -542,3 +529,7 @@ def _name(name: Any) -> str | tuple[str, int]:
         return cast("str", name)
     host, port, *more = cast("tuple[str, int, int, int]", name)
     return (f"{host}%{more[1]}" if more and more[1] and "%" not in host else host), port
+
+
+default_transport: ContextVar[Transport | None] = ContextVar("pea2pea_default_transport", default=None)
+"""The transport of a node that is given none; None: TCP. A simulated host sets it for the program that it runs."""

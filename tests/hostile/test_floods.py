@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -133,7 +134,8 @@ async def test_a_crowd_that_shakes_hands_and_leaves_over_and_over_is_logged_a_fe
                     peer.reset()
         await wait_until(lambda: len(target.ended) == 200)
     seconds = time.monotonic() - began
-    assert len(caplog.records) <= A_FEW * (seconds + 1)
+    records = [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert len(records) <= A_FEW * (seconds + 1)
 
 
 async def test_a_flood_of_empty_messages_delays_nobody_for_long() -> None:

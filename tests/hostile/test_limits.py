@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,7 +16,7 @@ from pea2pea import AlreadyConnectedError, Config, ConnectionLimitError, NodeErr
 from pea2pea._address import canonical, group_of
 from pea2pea._admission import Admission, ConnectingView, ConnectionsView
 from pea2pea._report import Reporter
-from pea2pea.connection import Link
+from pea2pea._session import Session
 from pea2pea.stats import Heuristics
 from tests.helpers import ALL, Echo, MemoryNetwork, MemoryStream, RawPeer, User, connect, memory_pair, wait_until
 
@@ -100,7 +101,9 @@ class AnyInterleaving(RuleBasedStateMachine):
     def establish(self, addr: Address | None) -> Address | None:
         if addr is not None:
             stream, _ = memory_pair()
-            self.admission.establish(Link(addr, self.sides[addr], None, stream, self.reporter, Stats()))
+            of = (addr, self.sides[addr], None)
+            session = Session(of, stream, self.reporter, Stats(), copy_context(), {}, grace=1.0, created=0.0)
+            self.admission.establish(session)
         return addr
 
     @rule(addr=consumes(setting_up) | consumes(established))

@@ -139,9 +139,10 @@ async def test_a_non_abortable_on_connect_runs_to_its_end(how: str) -> None:
     async with two_nodes(dialler, responder) as (ours, theirs), anyio.create_task_group() as tasks:
         await wait_until(lambda: gate.begun)
         tasks.start_soon(end, dialler, ours, responder, theirs, how)
-        await wait_until(lambda: dialler.ended)
+        await wait_until(lambda: ours.origin is not None)
         await turns()
         assert dialler.node.connections
+        assert not dialler.ended
         gate.opened.set()
         await wait_until(lambda: not dialler.node.connections)
     assert (gate.begun, gate.done) == (1, 1)
@@ -175,7 +176,7 @@ async def test_a_non_abortable_on_connect_is_bounded_by_the_grace_period() -> No
     assert never.cancelled == 1
 
 
-async def test_on_disconnect_may_overtake_on_connect() -> None:
+async def test_on_disconnect_begins_when_on_connect_has_returned() -> None:
     user = User(enable={"on_disconnect"})
     user.node.enable_on_connect(user, abortable=False)
     order: list[str] = []
@@ -187,14 +188,17 @@ async def test_on_disconnect_may_overtake_on_connect() -> None:
 
     async def part(*_: object) -> None:
         order.append("on_disconnect")
-        gate.opened.set()
 
     user.greet, user.part = greet, part
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()):
             await wait_until(lambda: gate.begun)
+            (connection,) = node.connections.values()
+        await wait_until(lambda: connection.origin is not None)
+        await turns()
+        gate.opened.set()
         await wait_until(lambda: not node.connections)
-    assert order == ["on_disconnect", "on_connect has returned"]
+    assert order == ["on_connect has returned", "on_disconnect"]
 
 
 async def test_an_on_connect_that_raises_ends_the_connection() -> None:

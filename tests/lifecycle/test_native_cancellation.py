@@ -367,7 +367,7 @@ async def test_a_closing_connection_whose_own_task_is_cancelled_ends_alone(still
         ending = asyncio.create_task(user.node.disconnect(ours))
         await waiting.wait()
         own[0].cancel()
-        await turns(3)
+        await turns(10)
         if still == "the hook":
             with pytest.raises(NotConnectedError):
                 user.outbox.send_nowait(ours, bytes(8_000_000))

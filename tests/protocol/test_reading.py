@@ -475,8 +475,8 @@ async def test_what_waits_is_processed_after_a_clean_close() -> None:
     assert user.received == [b"0", b"1", b"2", b"3"]
 
 
-async def test_an_invalid_message_is_noticed_beside_a_busy_handler() -> None:
-    user = Reader(drop_beyond=3)
+async def test_an_invalid_message_beside_a_busy_handler_ends_within_the_grace_period() -> None:
+    user = Reader(drop_beyond=3, grace_period=0.1)
     user.codec = lambda: LengthDelimitedCodec(max_length=10)
     user.handle = wait_for_ever
     async with user.node as node:

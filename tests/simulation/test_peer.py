@@ -68,7 +68,7 @@ def ponger(request: pytest.FixtureRequest) -> Ponger:
 async def test_it_asks_and_is_answered(ponger: Ponger) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
-        async with ScriptedPeer.dial(addr, codec(), transport=node._transport) as peer:
+        async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport) as peer:
             await peer.send(Ping(1), Ping(2))
             assert await peer.expect(Pong, lambda pong: pong.number == 2) == Pong(2)
             assert await peer.expect(Pong) == Pong(1)
@@ -79,7 +79,7 @@ async def test_it_asks_and_is_answered(ponger: Ponger) -> None:
 
 async def test_it_is_dialled_and_answers_by_itself(ponger: Ponger) -> None:
     async with ponger.node as node:
-        transport = node._transport
+        transport = node._shared.transport
         assert node.config.listener_addr is not None
         listener = await transport.listen(node.config.listener_addr, backlog=1, reuse_port=False)
         connection = await node.connect(listener.addr)
@@ -96,7 +96,7 @@ async def test_it_is_dialled_and_answers_by_itself(ponger: Ponger) -> None:
 async def test_what_does_not_come_is_told_with_what_has_come(ponger: Ponger) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
-        async with ScriptedPeer.dial(addr, codec(), transport=node._transport) as peer:
+        async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport) as peer:
             await peer.barrier(Ping(1), Pong)
             await peer.send(Ping(5))
             with pytest.raises(TimeoutError, match=r"no Ping .*\[Pong\(number=5\)\]"):
@@ -110,7 +110,7 @@ async def test_what_does_not_come_is_told_with_what_has_come(ponger: Ponger) -> 
 async def test_a_clean_end_has_no_cause(ponger: Ponger) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
-        async with ScriptedPeer.dial(addr, codec(), transport=node._transport) as peer:
+        async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport) as peer:
             await peer.send(Ping(-1))
             assert await peer.wait_closed() is None
             with pytest.raises(EndOfStream, match="has ended the connection"):
@@ -120,7 +120,7 @@ async def test_a_clean_end_has_no_cause(ponger: Ponger) -> None:
 async def test_a_reset_is_the_cause(ponger: Ponger) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
-        async with ScriptedPeer.dial(addr, codec(), transport=node._transport) as peer:
+        async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport) as peer:
             await peer.send(Ping(-2))
             assert isinstance(await peer.wait_closed(), BrokenResourceError)
             with pytest.raises(BrokenResourceError):
@@ -131,7 +131,7 @@ async def test_a_reset_is_the_cause(ponger: Ponger) -> None:
 async def test_it_ends_and_resets(ponger: Ponger, reset: bool) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
-        async with ScriptedPeer.dial(addr, codec(), transport=node._transport) as peer:
+        async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport) as peer:
             await peer.barrier(Ping(1), Pong)
             (connection,) = node.connections.values()
             await peer.send(Ping(2))
@@ -145,11 +145,11 @@ async def test_it_ends_and_resets(ponger: Ponger, reset: bool) -> None:
 async def test_nonsense_can_be_sent_and_is_told_when_it_comes(ponger: Ponger) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
-        async with ScriptedPeer.dial(addr, codec(), transport=node._transport) as peer:
+        async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport) as peer:
             await peer.send_raw(b"\x01x")
             await wait_until(lambda: node.heuristics.decode_errors)
-        listener = await node._transport.listen((addr[0], 0), backlog=1, reuse_port=False)
-        stream = await node._transport.dial(listener.addr)
+        listener = await node._shared.transport.listen((addr[0], 0), backlog=1, reuse_port=False)
+        stream = await node._shared.transport.dial(listener.addr)
         async with ScriptedPeer.accept(listener, codec()) as peer:
             await stream.send(b"\x01x")
             assert isinstance(await peer.wait_closed(), FrameError)
@@ -161,9 +161,9 @@ async def test_what_the_block_raises_comes_out_as_it_is(ponger: Ponger) -> None:
     async with ponger.node as node:
         addr = await node.start_listening()
         with pytest.raises(LookupError, match="the test's own"):
-            async with ScriptedPeer.dial(addr, codec(), transport=node._transport):
+            async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport):
                 raise LookupError("the test's own")
         with anyio.move_on_after(0.02) as scope:
-            async with ScriptedPeer.dial(addr, codec(), transport=node._transport):
+            async with ScriptedPeer.dial(addr, codec(), transport=node._shared.transport):
                 await anyio.sleep_forever()
         assert scope.cancelled_caught

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from pea2pea import DeliveryError, Heuristics, NodeClosedError, NotConnectedError
-from pea2pea import _report as report
-from pea2pea._report import Reporter, background_task
+from pea2pea import DeliveryError, Heuristics, NodeClosedError, NotConnectedError, _clock
+from pea2pea._report import Reporter, name_background_task
 from tests.helpers import wait_until
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(report, "monotonic", clock)
+    monkeypatch.setattr(_clock, "now", clock)
     return clock
 
 
@@ -134,7 +133,7 @@ def test_a_bug_is_an_error_with_its_traceback(reporter: Reporter, caplog: pytest
     with pytest.raises(ZeroDivisionError) as caught:
         raise ZeroDivisionError("oh")
     expected = caught.value
-    assert reporter.judge("on_connect", expected, PEER) is expected
+    assert reporter.classify("on_connect", expected, PEER) is expected
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info == (ZeroDivisionError, expected, expected.__traceback__)
@@ -148,14 +147,14 @@ def test_bugs_are_kept_apart_by_place_and_type_and_all_counted(
     for _ in range(10):
         for place in ("on_connect", "on_disconnect"):
             for error in (ValueError(), KeyError()):
-                reporter.judge(place, error, PEER)
+                reporter.classify(place, error, PEER)
     assert len(caplog.records) == 4
     assert reporter.heuristics.hook_errors == 40
 
 
 def test_bugs_are_counted_though_nobody_listens(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "pea2pea")
-    reporter.judge("on_connect", ValueError(), PEER)
+    reporter.classify("on_connect", ValueError(), PEER)
     assert reporter.heuristics.hook_errors == 1
 
 
@@ -163,20 +162,20 @@ def test_bugs_are_counted_though_nobody_listens(reporter: Reporter, caplog: pyte
 def test_news_of_the_peer_itself_is_no_bug_but_of_another_it_is(
     reporter: Reporter, kind: Callable[..., Exception]
 ) -> None:
-    reporter.judge("process_message", kind("gone", PEER), PEER)
+    reporter.classify("process_message", kind("gone", PEER), PEER)
     assert reporter.heuristics.hook_errors == 0
-    reporter.judge("process_message", kind("gone", OTHER), PEER)
-    reporter.judge("process_message", kind("gone"), PEER)
-    reporter.judge("a background task of the node", kind("gone", PEER), None)
-    reporter.judge("a background task of the node", kind("gone"), None)
+    reporter.classify("process_message", kind("gone", OTHER), PEER)
+    reporter.classify("process_message", kind("gone"), PEER)
+    reporter.classify("a background task of the node", kind("gone", PEER), None)
+    reporter.classify("a background task of the node", kind("gone"), None)
     assert reporter.heuristics.hook_errors == 4
 
 
 def test_that_the_node_is_closing_is_no_bug_once_it_is(reporter: Reporter) -> None:
-    reporter.judge("a background task", NodeClosedError("closed"))
+    reporter.classify("a background task", NodeClosedError("closed"))
     assert reporter.heuristics.hook_errors == 1
     reporter.closing = True
-    reporter.judge("a background task", NodeClosedError("closed"))
+    reporter.classify("a background task", NodeClosedError("closed"))
     assert reporter.heuristics.hook_errors == 1
 
 
@@ -185,7 +184,7 @@ async def test_what_must_go_through_is_handed_on_and_not_logged(
     reporter: Reporter, caplog: pytest.LogCaptureFixture, fatal: list[BaseException], kind: Callable[[], BaseException]
 ) -> None:
     error = kind()
-    assert isinstance(reporter.judge("on_connect", error, PEER), RuntimeError)
+    assert isinstance(reporter.classify("on_connect", error, PEER), RuntimeError)
     assert fatal == [error]
     assert not caplog.records
     assert reporter.heuristics.hook_errors == 0
@@ -195,7 +194,7 @@ def test_a_coroutine_that_is_thrown_away_is_nobodys_fault(
     reporter: Reporter, caplog: pytest.LogCaptureFixture, fatal: list[BaseException]
 ) -> None:
     with pytest.raises(GeneratorExit):
-        reporter.judge("on_connect", GeneratorExit(), PEER)
+        reporter.classify("on_connect", GeneratorExit(), PEER)
     assert not fatal
     assert not caplog.records
 
@@ -244,14 +243,14 @@ async def test_a_call_tells_what_is_raised_during_our_cancellation_and_lets_that
     assert len(caplog.records) == 1
 
 
-def test_a_background_task_is_called_after_its_function() -> None:
+def test_a_name_background_task_is_called_after_its_function() -> None:
     class Runner:
         async def __call__(self) -> None: ...
 
         async def run(self) -> None: ...
 
-    assert background_task(Runner().run).endswith("Runner.run")
-    assert background_task(Runner()).endswith("Runner")
+    assert name_background_task(Runner().run).endswith("Runner.run")
+    assert name_background_task(Runner()).endswith("Runner")
 
 
 async def test_a_judged_cancellation_keeps_no_more_alive_than_any_other(reporter: Reporter) -> None:
@@ -265,7 +264,7 @@ async def test_a_judged_cancellation_keeps_no_more_alive_than_any_other(reporter
                 await anyio.sleep_forever()
             except anyio.get_cancelled_exc_class() as error:
                 if judged:
-                    reporter.judge("somewhere", error, PEER)
+                    reporter.classify("somewhere", error, PEER)
                 raise
 
         kept: list[weakref.ref[Clock]] = []

@@ -8,8 +8,7 @@ import anyio
 import pytest
 from anyio import BrokenResourceError
 
-from pea2pea import Connection, DisconnectOrigin, HandshakeError, HandshakeTimeoutError, Node
-from pea2pea import _report as report
+from pea2pea import Connection, DisconnectOrigin, HandshakeError, HandshakeTimeoutError, Node, _clock
 from pea2pea.codecs import LengthDelimitedCodec
 from tests.helpers import ALL, RawPeer, User, above_info, connect, frame, told_errors, two_nodes, wait_until
 
@@ -121,7 +120,7 @@ async def test_an_exception_during_the_cancellation_of_a_hook_is_told_and_harms_
             with anyio.move_on_after(0):
                 await user.node.disconnect(victim.addr)
             if place == "on_disconnect":  # give up waiting for it
-                user.node.connections[victim.addr].hurry(anyio.current_time())  # type: ignore[attr-defined]  # the library's own
+                user.node._admission.established[victim.addr].tighten_deadline(anyio.current_time())
             await wait_until(lambda: user.node.heuristics.hook_errors)
             assert await is_served(user, honest)
     assert user.node.heuristics.hook_errors == 1
@@ -134,7 +133,7 @@ async def test_the_same_bug_is_told_at_most_once_a_second_but_counted_every_time
     place: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(report, "monotonic", lambda: now)
+    monkeypatch.setattr(_clock, "now", lambda: now)
     user = Flawed(place, raising(CustomError()))
     user.armed = True
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from pea2pea import Config, DisconnectOrigin, Node
-from pea2pea.connection import Link
+from pea2pea._session import Session
 from pea2pea.testing import wait_until
 
 
 @pytest.mark.parametrize("leave", [True, False], ids=["leaving the block", "shut_down"])
 async def test_it_closes_the_node_all_the_same(leave: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = False
-    end = Link.end
+    end = Session.end
 
-    def interrupt_once(link: Link, origin: DisconnectOrigin, *args: object, **options: object) -> bool:
+    def interrupt_once(session: Session, origin: DisconnectOrigin, *args: object, **options: object) -> bool:
         nonlocal interrupted
         if origin is DisconnectOrigin.SHUTDOWN and not interrupted:
             interrupted = True
             raise KeyboardInterrupt
-        return end(link, origin, *args, **options)  # type: ignore[arg-type]  # passed on as they came
+        return end(session, origin, *args, **options)  # type: ignore[arg-type]  # passed on as they came
 
     server = Node(Config(grace_period=1.0))
     async with Node() as client:
@@ -27,7 +27,7 @@ async def test_it_closes_the_node_all_the_same(leave: bool, monkeypatch: pytest.
             async with server:
                 await client.connect(await server.start_listening())
                 await wait_until(lambda: len(server.connections) == 1)
-                monkeypatch.setattr(Link, "end", interrupt_once)
+                monkeypatch.setattr(Session, "end", interrupt_once)
                 if not leave:
                     await server.shut_down()
         assert len(server.connections) == 0

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, cast
 
 from anyio import CancelScope, current_time
+from anyio.abc import ByteStream
 
-from .._report import interruption, parted
+from .._address import show
+from .._context import run_in
+from .._report import find_bug, find_interrupt, split_by_kind
+from .._session import Session
+from .._text import describe
+from ..connection import Connection
 from ..errors import HandshakeError, HandshakeTimeoutError
 from ..transport import is_stream
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
-
-    from ..connection import Connection, Link
 
 
 class Handshake(Protocol):
@@ -46,45 +47,45 @@ class Handshake(Protocol):
         ...
 
 
-async def shake_hands(link: Link, handshake: Handshake, timeout: float) -> ByteStream:
-    """Run the handshake of one connection; raises `HandshakeError`, and nothing else but what is not ours."""
-    heuristics = link.report.heuristics
-    place = "perform_handshake"
-    peer = f"{link.addr[0]}:{link.addr[1]}"
-    stream: ByteStream | None = None
+async def run_handshake(session: Session, handshake: Handshake, timeout: float) -> ByteStream:
+    """Run the handshake of one connection; raise `HandshakeError` if it fails."""
+    heuristics = session.report.heuristics
+    stream: object = None
     scope = CancelScope(deadline=current_time() + timeout)
     try:
         with scope:
-            shaking = handshake.perform_handshake(link, link.base)
-            if isawaitable(shaking):
-                stream = await shaking
+            stream = await run_in(session.context, _perform(session, handshake))
     except BaseException as raised:  # on trio, what is raised during a cancellation comes in a group with that
-        error, _ = parted(raised, Exception)
-        if error is None or interruption(raised) is not None:
-            error = link.report.judge(place, raised, link.addr)
+        error, _ = split_by_kind(raised, Exception)
+        if error is None or find_interrupt(raised) is not None:
+            error = await session.report.classify_soon("perform_handshake", raised, session.addr)
         elif scope.cancel_called:
-            raise _timed_out(link, timeout) from raised
+            raise _timed_out(session, timeout) from raised
+        elif find_bug(error) is not None:
+            session.report.bug("perform_handshake", error, session.addr)
         heuristics.handshake_failures += 1
-        link.report.info("a handshake failed", link.addr, error)
-        raise HandshakeError(f"the handshake with {peer} failed: {error!r}") from raised
+        session.report.info("a handshake failed", session.addr, error)
+        raise HandshakeError(f"the handshake with {show(session.addr)} failed: {describe(error)}") from raised
     if scope.cancelled_caught:
-        raise _timed_out(link, timeout)
+        raise _timed_out(session, timeout)
     try:
-        return _checked(stream)
+        if not is_stream(stream):
+            raise TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r:.200}")
     except TypeError as wrong:
         heuristics.handshake_failures += 1
-        link.report.bug(place, wrong, link.addr)
+        session.report.bug("perform_handshake", wrong, session.addr)
         raise HandshakeError(str(wrong)) from wrong
+    session.report.debug("handshake done", session.addr)
+    return cast("ByteStream", stream)
 
 
-def _checked(stream: ByteStream | None) -> ByteStream:
-    if stream is None or not is_stream(stream):
-        raise TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r}")
-    return stream
+async def _perform(session: Session, handshake: Handshake) -> object:
+    made: object = handshake.perform_handshake(session.connection, session.base)
+    return await made if isawaitable(made) else None
 
 
-def _timed_out(link: Link, timeout: float) -> HandshakeTimeoutError:
-    link.report.heuristics.handshake_failures += 1
-    link.report.heuristics.handshake_timeouts += 1
-    link.report.info("a handshake took too long", link.addr)
-    return HandshakeTimeoutError(f"no handshake with {link.addr[0]}:{link.addr[1]} within {timeout} s")
+def _timed_out(session: Session, timeout: float) -> HandshakeTimeoutError:
+    session.report.heuristics.handshake_failures += 1
+    session.report.heuristics.handshake_timeouts += 1
+    session.report.info("a handshake took too long", session.addr)
+    return HandshakeTimeoutError(f"no handshake with {show(session.addr)} within {timeout} s")

@@ -3,54 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from anyio import CancelScope, Event
+from anyio import Event, TaskHandle
+from anyio.lowlevel import checkpoint
 
-from ..connection import DisconnectOrigin
-
-if TYPE_CHECKING:
-    from ..connection import Connection, Link
+from .._context import run_in
+from .._session import Session
+from ..connection import Connection, DisconnectOrigin
 
 
 class OnConnect(Protocol):
     """Opt in with `Node.enable_on_connect`."""
 
     def on_connect(self, connection: Connection, /) -> Coroutine[Any, Any, None]:
-        """Called once the connection is in `Node.connections`, beside reading; it may send at once.
+        """Called once the connection is in `Node.connections`.
 
-        An exception ends the connection (origin ON_CONNECT). It is cancelled when the connection ends, unless it was
-        enabled with `abortable=False`: then the end waits for it, within the grace period.
+        No message is processed before it waits for something or returns, so what it has sent until then goes out
+        before any answer. From there on it runs beside reading.
+
+        An exception ends the connection (origin ON_CONNECT). The end of the connection cancels it, unless it was
+        enabled with `abortable=False`: then the end waits for it, within the grace period. `on_disconnect` begins when
+        it has ended. It is called also if the connection ends at once; then the first wait is cancelled.
         """
         ...
 
 
-class Greeter:
-    """Runs the hook of one connection."""
+class Greeting:
+    """The run of `on_connect` for one connection."""
 
-    def __init__(self, link: Link, hook: OnConnect, *, abortable: bool) -> None:
-        self._link = link
+    def __init__(self, session: Session, hook: OnConnect, *, abortable: bool) -> None:
+        self._session = session
         self._hook = hook
         self._abortable = abortable
-        self._scope = CancelScope()
-        self._done = Event()
+        self._first_wait = Event()
+        self._task: TaskHandle[None] = session.start_task(self._run(), f"pea2pea on_connect {session.connection}")
 
-    async def run(self) -> None:
-        """The task."""
+    async def _run(self) -> None:
+        session = self._session
         try:
-            with self._scope:
-                link = self._link
-                error = await link.report.call("on_connect", self._hook.on_connect, link, peer=link.addr)
-                if error is not None:
-                    link.end(DisconnectOrigin.ON_CONNECT)
+            hook = session.report.call("on_connect", self._hook.on_connect, session.connection, peer=session.addr)
+            if await run_in(session.context, hook, self._first_wait.set) is not None:
+                session.end(DisconnectOrigin.ON_CONNECT)
         finally:
-            self._done.set()
+            self._first_wait.set()
 
-    def part(self) -> None:
-        """The connection ends: so does an abortable hook."""
+    async def wait_begun(self) -> None:
+        """Wait until the hook has run to its first wait, or has ended."""
+        await self._first_wait.wait()
+
+    def cancel_if_abortable(self) -> None:
+        """Cancel the hook, since the connection ends."""
         if self._abortable:
-            self._scope.cancel()
+            self._task.cancel()
 
-    async def wait_done(self) -> None:
-        """Until the hook has returned."""
-        await self._done.wait()
+    async def wait_ended(self) -> None:
+        """Wait until the hook has ended."""
+        if self._session.broken:
+            for _ in range(3):  # a task that was cancelled before it began never ends (asyncio)
+                await checkpoint()
+            if not self._first_wait.is_set():
+                return
+        await self._task.wait()
+
+    def give_up(self) -> None:
+        """Cancel the hook, since the grace period is over."""
+        self._task.cancel()
+        self._session.report.info("on_connect was given up: the grace period is over", self._session.addr)

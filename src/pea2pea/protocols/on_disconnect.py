@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from anyio import current_time, move_on_at
-
-if TYPE_CHECKING:
-    from ..connection import Connection, DisconnectOrigin, Link
+from .._context import run_in
+from .._session import Session
+from ..connection import Connection, DisconnectOrigin
 
 
 class OnDisconnect(Protocol):
@@ -17,17 +16,19 @@ class OnDisconnect(Protocol):
     def on_disconnect(self, connection: Connection, origin: DisconnectOrigin, /) -> Coroutine[Any, Any, None]:
         """Called exactly once for each connection that was established, while it still is in `Node.connections`.
 
-        After an orderly end it may send last words; `Node.disconnect` returns after it. It is cancelled at the
-        timeout given to `enable_on_disconnect` or when the grace period is over. An exception is logged.
+        It begins when `on_connect` has ended. After an orderly end it may send last words; `Node.disconnect` returns
+        after it. It is cancelled at the timeout given to `enable_on_disconnect` or when the grace period is over. An
+        exception is logged.
         """
         ...
 
 
-async def take_leave(link: Link, hook: OnDisconnect, timeout: float) -> None:
-    """Run the hook of one connection."""
-    assert link.origin is not None
-    place = "on_disconnect"
-    with move_on_at(min(current_time() + timeout, link.deadline)) as link.hook:
-        await link.report.call(place, hook.on_disconnect, link, link.origin, peer=link.addr)
-    if link.hook.cancelled_caught:
-        link.report.info(f"{place} was given up: it took too long", link.addr)
+async def run_on_disconnect(session: Session, hook: OnDisconnect, timeout: float) -> None:
+    """Run the hook for one connection."""
+    place, connection = "on_disconnect", session.connection
+    assert connection.origin is not None
+    with session.begin_phase(timeout) as scope:
+        call = session.report.call(place, hook.on_disconnect, connection, connection.origin, peer=session.addr)
+        await run_in(session.context, call)
+    if scope.cancelled_caught:
+        session.report.info(f"{place} was given up: it took too long", session.addr)

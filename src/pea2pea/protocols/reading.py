@@ -4,40 +4,37 @@ Two readers take turns, so that the end of a connection is noticed also while a 
 case, a handler that does not wait, costs no switching of tasks at all:
 
 Rule 1: one of them has the right to read, one (at most) processes; with nothing to do for the other there is no other.
-Rule 2: who has read a chunk processes it. When a handler first waits for something, the right to read passes on.
-Rule 3: who has read a chunk while the other still processes waits for its turn, and nobody reads meanwhile.
+Rule 2: the reader that has read a chunk processes it. When a handler first waits, the right to read passes on.
+Rule 3: a reader that has read a chunk while the other one still processes waits for its turn; nobody reads meanwhile.
 Rule 4: after about a millisecond of work the event loop gets its turn, whatever a chunk holds.
 """
 
 from __future__ import annotations
 
 import math
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Coroutine, Iterator
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from anyio import CancelScope, EndOfStream, Event
+from anyio import CancelScope, EndOfStream, Event, TaskHandle, current_time
 from anyio.lowlevel import checkpoint
 
-from .._report import says_gone
+from .. import _clock
+from .._context import run_in
+from .._report import only_peer_gone
+from .._session import Session, State
+from ..codecs import Decoder
 from ..config import needs
-from ..connection import DisconnectOrigin, Link
+from ..connection import Connection, DisconnectOrigin
 from ..errors import FrameError
-from ..transport import TAKE_MAX
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
-
-    from ..codecs import Decoder
-    from ..connection import Connection
+from ..transport import READ_MAX, TAKE_MAX
 
 M = TypeVar("M")
 
 SLICE = 0.001  # seconds of work before the event loop gets its turn
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
-_NOTHING: deque[Any] = deque(maxlen=0)
+_END = object()
 
 
 class Reading(Protocol[M]):
@@ -52,7 +49,7 @@ class Reading(Protocol[M]):
 
         An exception ends the connection (origin READING). It is cancelled when the connection is disconnected here or
         breaks; after the peer's clean close it is called for all that was received, with `Config.grace_period` for
-        each message.
+        each message, and for the rest as a whole once this node wants the connection to end.
 
         Awaiting `Outbox.send` here ties reading from a peer to that peer's reading. That is right for a server that
         answers. Two nodes that answer each other with more than they got would wait for each other until the write
@@ -62,161 +59,236 @@ class Reading(Protocol[M]):
         ...
 
 
+class Backlog(Generic[M]):
+    """Under `drop_beyond`: the messages that wait while a handler is busy. What comes on top is dropped."""
+
+    def __init__(self, session: Session, most: int) -> None:
+        self._session = session
+        self._most = most
+        self._waiting: deque[M] = deque()
+        self.error: BaseException | None = None
+        """What the decoder raised behind the messages that wait."""
+
+    async def fill(self, messages: Iterator[M]) -> None:
+        """Decode all of `messages`; keep what there is room for, and count the rest."""
+        report = self._session.report
+        until = _clock.now() + SLICE
+        try:
+            for message in islice(messages, READ_MAX):  # a chunk has no more, unless the decoder never ends
+                if len(self._waiting) < self._most:
+                    self._waiting.append(message)
+                else:
+                    report.heuristics.dropped_messages += 1
+                    report.info("messages were dropped: the handler is too slow", self._session.addr)
+                if _clock.now() >= until:
+                    await checkpoint()
+                    until = _clock.now() + SLICE
+        except Exception as error:  # noqa: BLE001  # the decoder's: raised when what waits is processed
+            self.error = error
+
+    def take(self, fresh: Iterator[M]) -> Iterator[M]:
+        """Yield the messages that wait, then those of `fresh`; raise what the decoder raised behind them."""
+        while True:
+            if self._waiting:
+                yield self._waiting.popleft()
+            elif self.error is not None:
+                error, self.error = self.error, None
+                try:
+                    raise error
+                finally:  # this frame is in its traceback now, and must not keep it
+                    del error
+            elif (message := next(fresh, _END)) is not _END:
+                yield cast("M", message)
+            else:
+                return
+
+
 class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_backlog", "_busy", "_decode", "_direct", "_drained", "_grace", "_left", "_lent", "_limit", "_link",
-        "_messages", "_pace", "_process", "_scope", "_second", "_standby", "_stop", "_turn", "_until", "quiet_since",
+        "_backlog", "_busy", "_decode", "_direct", "_drained", "_held", "_messages", "_pace", "_passed_on", "_process",
+        "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until", "_waiting_to_read",
+        "quiet_since",
     )  # fmt: skip
 
-    def __init__(self, link: Link, reading: Reading[M], *, drop_beyond: int | None, grace: float) -> None:
-        self._link = link
-        self._direct = link.direct
-        decoder = reading.decoder(link)
+    def __init__(self, session: Session, reading: Reading[M], drop_beyond: int | None) -> None:
+        decoder = reading.decoder(session.connection)
         needs("decoder must return", decoder, "decode")
+        self._session = session
+        self._direct = session.direct
         self._decode = decoder.decode
         self._process = reading.process_message
-        self._limit = drop_beyond
-        self._grace = grace
         self._busy = False  # one reader processes
-        self._lent = False  # ... and the other one has the right to read
+        self._passed_on = False  # ... and the other one has the right to read
         self._drained = False  # all that was received is processed
-        self._scope = CancelScope()  # around the first reader
-        self._second: CancelScope | None = None  # around the other one
-        self._left: Event | None = None  # the other one, if it has begun, has left
+        self._held = 0  # bytes of the chunks that are not processed yet
+        self._scope: CancelScope | None = None  # around the first reader
+        self._second: TaskHandle[None] | None = None  # the other one
+        self._second_began = False
         self._turn: Event | None = None  # where one waits for the other to be done processing
-        self._standby: Event | None = None  # where one waits for the right to read
+        self._waiting_to_read: Event | None = None  # where one waits for the right to read
         self._messages: Iterator[M] = iter(())  # what is being decoded
-        # under `drop_beyond`: messages that came while a handler was busy
-        self._backlog: deque[M] = _NOTHING if drop_beyond is None else deque()
-        self._until = monotonic() + SLICE  # when the event loop should get its turn
+        self._backlog: Backlog[M] | None = None if drop_beyond is None else Backlog(session, drop_beyond)
+        self._until = _clock.now() + SLICE  # when the event loop should get its turn
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next
-        self.quiet_since: float = monotonic()
+        self.quiet_since: float = current_time()
         """Since when there has been no complete message and no busy handler."""
 
-    async def run(self) -> None:
-        """Until the connection ends; whoever reads or processes has left when this returns."""
-        self._link.reading = self._scope
+    async def run(self, scope: CancelScope) -> None:
+        """Read until the connection ends; when this returns, nobody reads or processes any more."""
+        self._scope = scope
         try:
-            with self._scope:
-                await self._take_turns()
+            await self._take_turns()
         finally:
             if self._second is not None:
                 self._second.cancel()
-                if self._left is not None:
+                if self._second_began:
                     with CancelScope(shield=True):
-                        await self._left.wait()
-            self._link.reading = None
-        if self._link.draining and not self._drained:
-            self._link.report.info("what a peer had sent was given up: the grace period is over", self._link.addr)
+                        await self._second.wait()
+            if self._backlog is not None and self._backlog.error is not None:
+                self._decoder_failed(self._backlog.error)
 
-    async def _run_second(self, scope: CancelScope) -> None:
-        """The other reader, which leaves after the first."""
-        if scope.cancel_called:  # the first has left, and does not wait for what has not begun
-            return
-        self._left = left = Event()
+    def report_rest(self) -> None:
+        """Count and report what the peer had sent before its clean close and what was not processed."""
+        session = self._session
+        if session.state is State.DRAINING and not self._drained:
+            session.report.heuristics.unprocessed_bytes += self._held
+            session.report.info("what a peer had sent was given up: the grace period is over", session.addr)
+
+    async def _run_second(self) -> None:
+        """Be the other reader, which leaves after the first."""
+        self._second_began = True
         try:
-            with scope:
-                await self._take_turns()
+            await self._take_turns()
         finally:
-            self._scope.cancel()  # if it was cancelled from outside, the first does not go on alone
-            left.set()
+            self._leave()  # if it was cancelled from outside, the first does not go on alone
 
     def drain(self) -> None:
-        """The peer has closed cleanly: process what it had sent, with a grace period for each message."""
-        self._link.end(DisconnectOrigin.READING, draining=True)
-        self._link.grant(self._grace)
+        """Process what the peer had sent before its clean close, with a grace period for each message."""
+        self._session.end(DisconnectOrigin.READING, draining=True)
+        self._session.extend_deadline(self._session.grace)
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Look around after the message at hand."""
+        """Look at the session's state after the message at hand."""
         self._stop = 0
 
+    def _leave(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
     async def _take_turns(self) -> None:
+        scope = self._scope
+        assert scope is not None
         while True:
-            data = await self._receive()
-            fresh: bytes | None = data  # what is yet to be decoded
-            if self._busy and self._limit is not None:
-                fresh = None
-                if await self._keep(data) and data:
-                    continue
+            fresh, size, ended = await self._next_chunk()
             if self._busy:
                 self._turn = Event()
                 await self._turn.wait()
                 self._turn = None
             self._busy = True
-            self._lent = False
-            while await self._watched(self._process_some(fresh)):
+            self._passed_on = False
+            while await run_in(
+                self._session.context, self._process_some(fresh), self._pass_read_right, self._restart_slice
+            ):
                 fresh = None
                 await checkpoint()
-                self._until = monotonic() + SLICE
+                self._restart_slice()
             self._busy = False
-            if not data:
+            self._held -= size
+            fresh = None  # a chunk is not kept while one waits
+            if ended:
                 self._drained = True
-                self._scope.cancel()
-            if self._scope.cancel_called:
+                self._leave()
+            if scope.cancel_called:
                 await Event().wait()  # until it is cancelled
-            if self._lent:
-                self._standby = standby = Event()
+            if self._passed_on:
+                self._waiting_to_read = event = Event()
                 if self._turn is not None:
                     self._turn.set()
-                await standby.wait()
+                await event.wait()
+
+    async def _next_chunk(self) -> tuple[bytes | None, int, bool]:
+        """Return what is to be decoded next, its size, and whether it is the end of the stream.
+
+        None in place of bytes: process what waits. Under `drop_beyond` that is what comes while a handler is busy.
+        """
+        backlog = self._backlog
+        while backlog is not None and self._busy:
+            await backlog.fill(self._messages)
+            if backlog.error is not None:
+                self._session.extend_deadline(self._session.grace)  # for what waits before it
+                return None, 0, False
+            data = await self._receive()
+            if not self._busy:
+                return data, len(data), not data
+            self._messages = self._decoded_later(data)
+            self._held -= len(data)
+            if not data:
+                await backlog.fill(self._messages)
+                return None, 0, True
+        data = await self._receive()
+        return data, len(data), not data
+
+    def _restart_slice(self) -> None:
+        self._until = _clock.now() + SLICE
 
     async def _receive(self) -> bytes:
-        """The next chunk, b"" at the end of the stream; an error ends the connection."""
-        link, direct = self._link, self._direct
+        """Return the next chunk, b"" at the end of the stream; an error ends the connection."""
+        session, direct = self._session, self._direct
         try:
-            if monotonic() >= self._until:
+            if _clock.now() >= self._until:
                 await checkpoint()
-                self._until = monotonic() + SLICE
+                self._restart_slice()
             if direct is None:
-                data = await link.stream.receive(TAKE_MAX)
+                data = await session.stream.receive(TAKE_MAX)
             else:
                 while (received := direct.receive_nowait()) is None:
                     await direct.readable()
-                    self._until = monotonic() + SLICE
+                    self._restart_slice()
                 data = received
         except EndOfStream:
             data = b""
         except Exception as error:  # whatever a stream raises: it is lost
             if isinstance(error, FrameError):  # one with frames of its own, like Noise's
                 self._decoder_failed(error)
-            link.end(DisconnectOrigin.READING, error, broken=True)
-            self._scope.cancel()
+            session.end(DisconnectOrigin.READING, error, broken=True)
+            self._leave()
             await Event().wait()  # until it is cancelled
             raise
         if not data:
             self.drain()
-        link.stats.bytes_received += len(data)
-        link.totals.bytes_received += len(data)
+        self._held += len(data)
+        session.stats.bytes_received += len(data)
+        session.totals.bytes_received += len(data)
         return data
 
     async def _process_some(self, data: bytes | None) -> bool:
         """Decode `data`, if any, and process what is there; True: there is more, but the event loop has its turn."""
-        link, process = self._link, self._process
+        session, process, source = self._session, self._process, self._session.connection
         count = 0
-        self._stop = self._pace if link.origin is None else 0
-        looked = monotonic()
+        self._stop = self._pace if session.state is State.OPEN else 0
+        looked = _clock.now()
         try:
             if data is not None:
                 self._messages = self._decoded(data)
-            for message in self._messages if self._limit is None else self._kept_first():
+            for message in self._messages if self._backlog is None else self._backlog.take(self._messages):
                 count += 1
                 try:
-                    await process(link, message)
+                    await process(source, message)
                 except BaseException as error:  # noqa: BLE001  # whatever a handler raises ends its connection alone
-                    told = link.report.judge("process_message", error, link.addr)
-                    if not (link.draining and says_gone(error, link.addr)):
+                    told = await session.report.classify_soon("process_message", error, session.addr)
+                    if not (session.state is State.DRAINING and only_peer_gone(error, session.addr)):
                         self._fail(told)
                         return False
                 if count >= self._stop:
-                    if link.origin is not None:
-                        if not link.draining:
+                    if session.state is not State.OPEN:
+                        if session.state is not State.DRAINING:
                             return False
-                        link.grant(self._grace)
-                    now = monotonic()
+                        session.extend_deadline(session.grace)
+                    now = _clock.now()
                     if now >= self._until:
                         return True
                     if now - looked < SLICE / 8:
@@ -224,88 +296,30 @@ class Reader(Generic[M]):
                     elif now - looked > SLICE / 4:
                         self._pace = max(self._pace // 2, 1)
                     looked = now
-                    self._stop = count + self._pace if link.origin is None else 0
+                    self._stop = count + self._pace if session.state is State.OPEN else 0
         except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
             self._decoder_failed(error)
             return False
         finally:
-            link.stats.messages_received += count
-            link.totals.messages_received += count
+            session.stats.messages_received += count
+            session.totals.messages_received += count
             if count:
-                self.quiet_since = monotonic()
+                self.quiet_since = current_time()
         return False
 
-    @types.coroutine
-    def _watched(self, coro: Coroutine[Any, Any, bool]) -> Generator[Any, Any, bool]:
-        """Await `coro`, and pass the right to read on when it first waits for something."""
-        resume: Callable[[Any], Any] = coro.send
-        value: Any = None
-        first = True
-        while True:
-            try:
-                waits_for = resume(value)
-            except StopIteration as result:
-                return bool(result.value)
-            if first:
-                first = False
-                self._lend()
-            try:
-                value = yield waits_for
-                resume = coro.send
-            except GeneratorExit:
-                coro.close()
-                raise
-            except BaseException as error:  # noqa: BLE001  # on to where it belongs
-                resume, value = coro.throw, error
-            self._until = monotonic() + SLICE
-
-    def _lend(self) -> None:
+    def _pass_read_right(self) -> None:
+        """Let the other reader read, since a handler waits."""
         self.quiet_since = math.inf
-        if self._link.draining:  # there is nothing more to read
+        if self._session.state is State.DRAINING:  # there is nothing more to read
             return
-        self._lent = True
-        if self._standby is not None:
-            self._standby.set()
-            self._standby = None  # not by whoever waits there: the other may be waiting there itself by then
+        self._passed_on = True
+        if self._waiting_to_read is not None:
+            self._waiting_to_read.set()
+            self._waiting_to_read = None  # not by whoever waits there: the other may be waiting there itself by then
         elif self._second is None:
-            self._second = CancelScope()
-            self._link.spawn(self._run_second(self._second), f"pea2pea reader {self._link.addr}")
+            self._second = self._session.start_task(self._run_second(), f"pea2pea reader {self._session.connection}")
 
-    def _kept_first(self) -> Iterator[M]:
-        """Under `drop_beyond`: the messages that wait, then those that are not decoded yet."""
-        nothing = object()
-        while True:
-            if self._backlog:
-                yield self._backlog.popleft()
-            else:
-                message = next(self._messages, nothing)
-                if message is nothing:
-                    return
-                yield cast("M", message)
-
-    async def _keep(self, data: bytes) -> bool:
-        """Under `drop_beyond`, while a handler is busy: keep so many messages, and drop the rest.
-
-        Says whether the handler is still busy.
-        """
-        heuristics = self._link.report.heuristics
-        self._messages = self._then(self._messages, data)
-        try:
-            for message in self._messages:
-                if len(self._backlog) < (self._limit or 0):
-                    self._backlog.append(message)
-                else:
-                    heuristics.dropped_messages += 1
-                    self._link.report.info("messages were dropped: the handler is too slow", self._link.addr)
-                if monotonic() >= self._until:
-                    await checkpoint()
-                    self._until = monotonic() + SLICE
-        except BaseException as error:  # noqa: BLE001  # as in `_process_some`
-            self._decoder_failed(error)
-        return self._busy
-
-    def _then(self, messages: Iterator[M], data: bytes) -> Iterator[M]:
-        yield from messages
+    def _decoded_later(self, data: bytes) -> Iterator[M]:
         yield from self._decoded(data)
 
     def _decoded(self, data: bytes) -> Iterator[M]:
@@ -315,73 +329,14 @@ class Reader(Generic[M]):
         return iter(messages)
 
     def _decoder_failed(self, error: BaseException) -> None:
-        link = self._link
+        session = self._session
         if isinstance(error, FrameError):
-            link.report.heuristics.decode_errors += 1
-            link.report.info("a peer sent no valid frame", link.addr, error)
+            session.report.heuristics.decode_errors += 1
+            session.report.info("a peer sent no valid frame", session.addr, error)
             self._fail(error, broken=True)
         else:
-            self._fail(link.report.judge("decode", error, link.addr))
+            self._fail(session.report.classify("decode", error, session.addr))
 
     def _fail(self, error: Exception, *, broken: bool = False) -> None:
-        self._link.end(DisconnectOrigin.READING, error, broken=broken)
-        self._scope.cancel()
-
-
-class Discarder:
-    """Throws away what a peer sends, so that what is under way to it is not lost in a reset."""
-
-    def __init__(self, stream: ByteStream, limit: float = math.inf) -> None:
-        self._stream = stream
-        self._limit = limit
-        self._scope = CancelScope()
-        self._done = Event()
-        self.taken: int = 0
-        """How many bytes it has thrown away."""
-        self.error: Exception | None = None
-        """What broke the stream; None if it ended cleanly."""
-
-    async def run(self) -> None:
-        """Until the end of the stream. Beyond the limit it takes no more, and waits to be cancelled."""
-        try:
-            with self._scope:
-                while self.taken < self._limit:
-                    data = await self._stream.receive(TAKE_MAX)
-                    if not data:  # some streams end like this
-                        return
-                    self.taken += len(data)
-                await Event().wait()  # until it is cancelled
-        except EndOfStream:
-            pass
-        except Exception as error:  # noqa: BLE001  # whatever a stream raises: it is lost
-            self.error = error
-        finally:
-            self._done.set()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is nothing more to come."""
-        return self._done.is_set()
-
-    async def wait_done(self) -> None:
-        """Until the stream has ended."""
-        await self._done.wait()
-
-    def skip(self) -> None:
-        """There is nothing to throw away."""
-        self._done.set()
-
-    async def stop(self) -> None:
-        """Let go of the stream."""
-        self._scope.cancel()
-        await self._done.wait()
-
-
-async def notice_end(link: Link) -> None:
-    """What a node without Reading does: read ahead as far as Reading would, and no further, to notice the end."""
-    discarder = Discarder(link.stream, TAKE_MAX)
-    with CancelScope() as link.reading:
-        await discarder.run()
-        error = discarder.error
-        link.end(DisconnectOrigin.READING, error, broken=error is not None, draining=error is None)
-    link.reading = None
+        self._session.end(DisconnectOrigin.READING, error, broken=broken)
+        self._leave()

@@ -2,39 +2,38 @@
 
 Rule 1: a frame goes out directly if nothing is queued, the stream is the bare socket, and it is no burst.
 Rule 2: else it is queued, and the node's one `Flusher` writes what is queued once the event loop gets its turn: all of
-it at once, and without a task for the connection. Who must wait for room does so at once.
+it at once, and without a task for the connection. A sender that must wait for room writes what is queued at once.
 Rule 3: only a stream that must be waited for (a full socket, or TLS) gets a writer task.
 Rule 4: a write that was cut off ends the connection, since nobody knows how much of it went out.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Container, Iterable
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from anyio import Event, current_time, move_on_after, move_on_at
+from anyio import Event, current_time, move_on_after
 from anyio.lowlevel import checkpoint
 
+from .. import _clock
+from .._address import Address, literal, show
+from .._session import Session
+from ..codecs import Chunk, Encoder, Frame
 from ..config import at_least_one, needs
-from ..connection import Connection, DisconnectOrigin, Link, address_of
+from ..connection import Connection, DisconnectOrigin, Peer, address_of
 from ..errors import DeliveryError, NotConnectedError, QueueFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from .._address import Address
-    from ..codecs import Chunk, Encoder, Frame
-    from ..connection import Peer
-    from ..transport import TCPStream
+from ..transport import TCPStream
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
 BURST = 30e-6  # seconds: what comes sooner after a direct send, or a wait for room, is part of a burst, and queued
 BATCH = 256 * 1024  # bytes of one write
 LARGE = 16 * 1024  # parts from this size on are not copied
+PARTS = 16  # a frame of more parts than these has its small ones joined before it is sent
 QUANTUM = 64 * 1024  # bytes that must get through within the write timeout
 SLICE = 0.001  # seconds of flushing before the event loop gets its turn
+POLL = 0.25  # seconds after which a full socket is tried again, at the latest
 
 
 class Writing(Protocol[M_contra]):
@@ -56,8 +55,9 @@ class Outbox(Generic[M_contra]):
     nothing was sent, and the connection lives.
     """
 
-    def __init__(self, writers: dict[Peer, Writer[M_contra]]) -> None:
+    def __init__(self, writers: dict[Peer, Writer[M_contra]], connecting: Container[Address]) -> None:
         self._writers = writers
+        self._connecting = connecting
 
     def send_nowait(self, peer: Peer, message: M_contra) -> None:
         """Queue a message, or send it at once if nothing is queued.
@@ -110,12 +110,12 @@ class Outbox(Generic[M_contra]):
         encoder: object = None
         frame: Frame = b""
         error: Exception | None = None
-        now = monotonic()
+        now = _clock.now()
         for writer in list(self._writers.values())[::2]:  # it has each twice in a row, by address and by connection
             if writer in left_out:
                 continue
             if writer.full or writer.waiting:
-                failed[writer.link] = writer.full_error()
+                failed[writer.session.connection] = writer.full_error()
             else:
                 if writer.encoder is not encoder:
                     encoder = writer.encoder
@@ -125,8 +125,8 @@ class Outbox(Generic[M_contra]):
                 if error is None:
                     writer.put(frame, now)
                     continue
-                failed[writer.link] = error
-            writer.link.report.unsent("a broadcast did not reach a peer", writer.addr, 1)
+                failed[writer.session.connection] = error
+            writer.session.report.unsent("a broadcast did not reach a peer", writer.addr, 1)
         return failed
 
     async def drain(self, peer: Peer, *, below: int = 1) -> None:
@@ -147,7 +147,15 @@ class Outbox(Generic[M_contra]):
         try:
             return self._writers[peer if isinstance(peer, Connection) else addr]
         except KeyError:
-            raise NotConnectedError(f"there is no connection to {addr[0]}:{addr[1]}, or it has ended", addr) from None
+            raise NotConnectedError(self._why_not(addr), addr) from None
+
+    def _why_not(self, addr: Address) -> str:
+        if addr in self._connecting:
+            return f"the connection to {show(addr)} is still shaking hands: use the stream"
+        why = f"there is no connection to {show(addr)}, or it has ended"
+        if literal(addr[0]) is None:
+            why += "; a dialled connection is known by its IP address: use the Connection that `connect` returned"
+        return why
 
     def __repr__(self) -> str:
         count = len(self._writers) // 2
@@ -158,14 +166,41 @@ class Writer(Generic[M_contra]):
     """The outgoing queue of one connection."""
 
     __slots__ = (
-        "_active", "_closed", "_deliveries", "_depth", "_direct", "_drained", "_flusher", "_hand", "_hand_count",
-        "_hand_size", "_large", "_last", "_limit", "_progress", "_queue", "_registry", "_size", "_stats", "_task",
-        "_timeout", "_totals", "_wakeup", "_written", "addr", "encode", "encoder", "full", "link", "pending", "waiting",
+        "_active",
+        "_batch",
+        "_batch_count",
+        "_batch_size",
+        "_closed",
+        "_deliveries",
+        "_depth",
+        "_direct",
+        "_drained",
+        "_flusher",
+        "_large",
+        "_last",
+        "_limit",
+        "_progress",
+        "_queue",
+        "_registry",
+        "_size",
+        "_stats",
+        "_task",
+        "_timeout",
+        "_totals",
+        "_wakeup",
+        "_written",
+        "addr",
+        "encode",
+        "encoder",
+        "full",
+        "pending",
+        "session",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
         self,
-        link: Link,
+        session: Session,
         encoder: Encoder[M_contra],
         flusher: Flusher,
         registry: dict[Peer, Writer[M_contra]],
@@ -175,16 +210,16 @@ class Writer(Generic[M_contra]):
         timeout: float,
     ) -> None:
         needs("encoder must return", encoder, "encode")
-        self.addr: Address = link.addr
+        self.addr: Address = session.addr
         self.encoder: Encoder[M_contra] = encoder
         self.encode: Callable[[M_contra], Frame] = encoder.encode
         self.full: bool = False  # judged on what is queued already: a message of any size fits an empty queue
         self.pending: int = 0  # messages queued or in hand
-        self.waiting: list[Event] = []  # senders, for room (an empty deque takes ten times as much memory)
-        self.link: Link = link
-        self._stats = link.stats
-        self._totals = link.totals
-        self._direct = link.direct
+        self.waiting: OrderedDict[Event, None] | None = None  # senders, for room
+        self.session: Session = session
+        self._stats = session.stats
+        self._totals = session.totals
+        self._direct = session.direct
         self._flusher = flusher
         self._registry = registry
         self._depth = depth
@@ -193,9 +228,9 @@ class Writer(Generic[M_contra]):
         self._queue: deque[Frame] = deque()
         self._size = 0  # bytes queued or in hand
         self._large = False  # there may be more in the queue than small bytes
-        self._hand: list[Chunk] = []  # what is being written,
-        self._hand_count = 0  # ... its messages,
-        self._hand_size = 0  # ... and their bytes
+        self._batch: list[Chunk] = []  # what is being written,
+        self._batch_count = 0  # ... its messages,
+        self._batch_size = 0  # ... and their bytes
         self._active = False  # the flusher or the task is going to look at the queue
         self._last = 0.0  # when something was sent directly, or somebody waited for room
         self._task = False
@@ -205,13 +240,13 @@ class Writer(Generic[M_contra]):
         self._drained: Event | None = None
         self._progress: Event | None = None  # of those who wait in `drain`
         self._closed = False
-        registry[link.addr] = registry[link] = self
+        registry[session.addr] = registry[session.connection] = self
 
     def full_error(self) -> QueueFullError:
         """What is raised when it is."""
-        peer = f"{self.addr[0]}:{self.addr[1]}"
+        peer = show(self.addr)
         if not self.full:
-            return QueueFullError(f"{len(self.waiting)} senders wait for room in the queue for {peer}")
+            return QueueFullError(f"{len(self.waiting or ())} senders wait for room in the queue for {peer}")
         return QueueFullError(
             f"{self.pending} messages of {self._size} bytes are queued for {peer}; "
             f"the limits are {self._depth} messages and {self._limit} bytes"
@@ -245,7 +280,7 @@ class Writer(Generic[M_contra]):
             large = True
         if not self._active:
             if self._direct is not None:
-                now = now or monotonic()
+                now = now or _clock.now()
                 if now - self._last > BURST:
                     self._last = now
                     self._send_directly(self._direct, ready, size)
@@ -273,11 +308,10 @@ class Writer(Generic[M_contra]):
             else:
                 rest = direct.send_nowait(list(frame))
         except OSError as error:
-            self._count(1, size)  # it was accepted, and is given up with what is queued
-            self._break(error)
+            self._break(error, lost=1)
             return
         if rest:
-            self._hand, self._hand_count, self._hand_size = rest, 1, size
+            self._batch, self._batch_count, self._batch_size = rest, 1, size
             self._count(1, size)
             self._active = True
             self._wake_task()
@@ -286,27 +320,27 @@ class Writer(Generic[M_contra]):
 
     def flush(self) -> None:
         """Write what the socket takes, unless the task is at it; the rest is the task's."""
-        if self._direct is None or self._hand:
+        if self._direct is None or self._batch:
             return
         try:
             while self._queue:
                 self._take()
-                self._hand = self._direct.send_nowait(self._hand)
-                if self._hand:
+                self._batch = self._direct.send_nowait(self._batch)
+                if self._batch:
                     self._wake_task()
                     return
                 self._wrote()
         except OSError as error:
             self._break(error)
         except (KeyboardInterrupt, SystemExit) as error:
-            self._met_by(error)
+            self._on_interrupt(error)
         self._rest()
 
     async def run(self) -> None:
         """The task: writes what cannot be written without waiting."""
         try:
             while True:
-                if not self._hand:
+                if not self._batch:
                     if not self._queue:
                         self._rest()
                         self._wakeup = Event()
@@ -321,36 +355,48 @@ class Writer(Generic[M_contra]):
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: the connection is lost
             self._break(error)
         except (KeyboardInterrupt, SystemExit) as error:
-            self._met_by(error)
+            self._on_interrupt(error)
+        except BaseException:  # cancelled: at the end of the connection, or from outside (asyncio)
+            self.give_up()
+            raise
 
     async def _write_directly(self, direct: TCPStream) -> None:
-        due, sent = current_time() + self._timeout, 0
-        while self._hand:
-            with move_on_at(due) as scope:
+        """Write the batch as the kernel takes it.
+
+        Linux says "writable" only when a third of the send buffer is free, which may be a megabyte. What counts is
+        what the kernel takes when asked, or what the peer has acknowledged.
+        """
+        pause = min(POLL, self._timeout / 16)
+        due, taken, unacknowledged = current_time() + self._timeout, 0, direct.unacknowledged() or 0
+        while self._batch:
+            with move_on_after(pause) as scope:
                 await direct.writable()
-            if scope.cancelled_caught:
-                raise self._timed_out()
-            before = sum(map(len, self._hand))
+            before = sum(map(len, self._batch))
             if not before:  # given up meanwhile
-                self._hand = []
+                self._batch = []
                 return
-            self._hand = direct.send_nowait(self._hand)
-            sent += before - sum(map(len, self._hand))
-            if sent >= QUANTUM:
-                due, sent = current_time() + self._timeout, 0
+            self._batch = direct.send_nowait(self._batch)
+            taken += before - sum(map(len, self._batch))
+            acknowledged = 0
+            if scope.cancelled_caught:
+                acknowledged = unacknowledged + taken - (direct.unacknowledged() or 0)
+            if max(taken, acknowledged) >= QUANTUM:
+                due, taken, unacknowledged = current_time() + self._timeout, 0, direct.unacknowledged() or 0
+            elif self._batch and scope.cancelled_caught and current_time() >= due:
+                raise self._timed_out()
 
     async def _write_through(self) -> None:
-        data = b"".join(self._hand)
+        data = b"".join(self._batch)
         for start in range(0, len(data), QUANTUM):
             with move_on_after(self._timeout) as scope:
-                await self.link.stream.send(data[start : start + QUANTUM])
+                await self.session.stream.send(data[start : start + QUANTUM])
             if scope.cancelled_caught:
                 raise self._timed_out()
-        self._hand = []
+        self._batch = []
 
     def _timed_out(self) -> TimeoutError:
-        self.link.report.heuristics.write_timeouts += 1
-        peer = f"{self.addr[0]}:{self.addr[1]}"
+        self.session.report.heuristics.write_timeouts += 1
+        peer = show(self.addr)
         return TimeoutError(f"{peer} did not take {QUANTUM} bytes, or what was left, within {self._timeout} s")
 
     def _take(self) -> None:
@@ -358,34 +404,25 @@ class Writer(Generic[M_contra]):
         queue = self._queue
         if not self._large and self._size <= 2 * BATCH:
             data = b"".join(cast("deque[bytes]", queue))  # nothing in it is large
-            self._hand_count, self._hand_size = len(queue), len(data)
-            self._hand = [data]
+            self._batch_count, self._batch_size = len(queue), len(data)
+            self._batch = [data]
             queue.clear()
             return
         parts: list[Chunk] = []
-        small: list[Chunk] = []
         count = size = 0
         while queue and size < BATCH and count < self._depth:
             frame = queue.popleft()
             count += 1
             for part in frame if isinstance(frame, tuple) else (frame,):
                 size += len(part)
-                if len(part) < LARGE:
-                    small.append(part)
-                    continue
-                if small:
-                    parts.append(b"".join(small))
-                    small = []
                 parts.append(part)
-        if small:
-            parts.append(b"".join(small))
-        self._hand, self._hand_count, self._hand_size = parts, count, size
+        self._batch, self._batch_count, self._batch_size = _join_small(parts), count, size
         self._large = bool(queue)
 
     def _wrote(self) -> None:
         """What was in hand is with the operating system."""
-        count, size = self._hand_count, self._hand_size
-        self._hand_count = self._hand_size = 0
+        count, size = self._batch_count, self._batch_size
+        self._batch_count = self._batch_size = 0
         self._count(-count, -size)
         self._sent(count, size)
         self._wake_waiting()
@@ -402,34 +439,37 @@ class Writer(Generic[M_contra]):
         totals.bytes_sent += size
 
     def _wake_waiting(self) -> None:
-        """Wake the first who waits for room, if there is any; who is woken wakes the next."""
+        """Wake the first sender waiting for room; it wakes the next."""
         if self.waiting and (self._closed or not self.full):
-            self.waiting[0].set()
+            next(iter(self.waiting)).set()
 
     async def wait_for_room(self) -> None:
-        """Until there is room; raises `NotConnectedError` when there will be none.
+        """Wait until there is room; raise `NotConnectedError` when there will be none.
 
-        Who waits keeps its place until it has its turn, so that nobody overtakes it.
+        A sender that waits keeps its place until it has its turn, so that nobody overtakes it.
         """
         event = Event()
-        self.waiting.append(event)
-        while True:
-            try:
+        waiting = self.waiting = OrderedDict() if self.waiting is None else self.waiting
+        waiting[event] = None
+        try:
+            while True:
                 if self.full:
-                    self._last = monotonic()  # a burst, which goes on
+                    self._last = _clock.now()  # a burst, which goes on
                     self.flush()  # sooner than the flusher would
                 await event.wait()
-            except BaseException:
-                self.waiting.remove(event)
-                self._wake_waiting()
-                raise
-            if self._closed or not self.full:
-                break
-            event = self.waiting[0] = Event()
-        del self.waiting[0]
-        self._wake_waiting()  # it looks for room when this one has queued its message
+                if self._closed or not self.full:
+                    break
+                del waiting[event]
+                event = Event()
+                waiting[event] = None
+                waiting.move_to_end(event, last=False)
+        finally:
+            del waiting[event]
+            self._wake_waiting()  # it looks for room when this one has queued its message
+            if not waiting:
+                self.waiting = None
         if self._closed:
-            raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
+            raise NotConnectedError(f"the connection to {show(self.addr)} has ended", self.addr)
 
     async def wait_written(self) -> None:
         """Until all is written that is queued now; raises `DeliveryError` if it will not be."""
@@ -440,7 +480,7 @@ class Writer(Generic[M_contra]):
             await event.wait()
             lost = self._written < ticket
         if lost:
-            raise DeliveryError(f"the connection to {self.addr[0]}:{self.addr[1]} ended before the write", self.addr)
+            raise DeliveryError(f"the connection to {show(self.addr)} ended before the write", self.addr)
 
     async def wait_flushed(self) -> None:
         """Until all that was queued is written, or given up."""
@@ -458,7 +498,7 @@ class Writer(Generic[M_contra]):
                 self._progress = Event()
             await self._progress.wait()
         if self._closed:
-            raise NotConnectedError(f"the connection to {self.addr[0]}:{self.addr[1]} has ended", self.addr)
+            raise NotConnectedError(f"the connection to {show(self.addr)} has ended", self.addr)
         await checkpoint()
 
     def _wake_drainers(self) -> None:
@@ -470,46 +510,53 @@ class Writer(Generic[M_contra]):
         """Take no more; what is queued is still written."""
         if not self._closed:
             self._closed = True
-            del self._registry[self.addr], self._registry[self.link]
+            del self._registry[self.addr], self._registry[self.session.connection]
             self._wake_waiting()
             self._wake_drainers()
 
     def fail(self) -> int:
-        """Give up what is queued; says how many messages that were."""
+        """Fail what is queued; return how many messages that were."""
         self.close()
         lost = self.pending
         self._queue.clear()
-        self._hand = []
-        self._hand_count = self._hand_size = 0
+        self._batch = []
+        self._batch_count = self._batch_size = 0
         self._count(-self.pending, -self._size)
         while self._deliveries:
             self._deliveries.pop()[1].set()
         self._rest()
         return lost
 
+    def give_up(self, lost: int = 0) -> None:
+        """Give up what is queued, count it and report it; `lost` messages were lost before."""
+        lost += self.fail()
+        if lost:
+            self.session.reset = True
+            self.session.report.unsent("queued messages were given up", self.addr, lost)
+
     def _rest(self) -> None:
         self._active = False
         if self._drained is not None:
             self._drained.set()
 
-    def _break(self, error: Exception) -> None:
-        """A write failed. If the peer has closed cleanly before, only the queue is lost."""
-        if lost := self.fail():
-            self.link.report.unsent("queued messages were given up", self.addr, lost)
-        reader = self.link.reader
-        if reader is not None and isinstance(error.__cause__ or error, BrokenPipeError):
-            reader.drain()  # EPIPE, not ECONNRESET: the end of the peer's stream is there, behind what it had sent
+    def _break(self, error: Exception, lost: int = 0) -> None:
+        """End the connection, since a write failed. If the peer has closed cleanly before, only the queue is lost."""
+        session = self.session
+        self.give_up(lost)
+        if session.reader is not None and isinstance(error.__cause__ or error, BrokenPipeError):
+            session.reader.drain()  # EPIPE: the end of the peer's stream is there, behind what it had sent
         else:
-            self.link.end(DisconnectOrigin.WRITING, error, broken=True)
+            session.reset = session.reset or isinstance(error, TimeoutError)
+            session.end(DisconnectOrigin.WRITING, error, broken=True)
 
-    def _met_by(self, error: BaseException) -> None:
-        """Trio raises KeyboardInterrupt wherever it finds the program: nobody knows what of a write was done."""
-        self._break(self.link.report.judge("a connection's task", error, self.addr))
+    def _on_interrupt(self, error: BaseException) -> None:
+        """End the connection: trio raises KeyboardInterrupt anywhere, so nobody knows how much was written."""
+        self._break(self.session.report.classify("a connection's task", error, self.addr))
 
     def _wake_task(self) -> None:
         if not self._task:
             self._task = True
-            self.link.spawn(self.run(), f"pea2pea writer {self.addr}", DisconnectOrigin.WRITING)
+            self.session.start_task(self.run(), f"pea2pea writer {show(self.addr)}", DisconnectOrigin.WRITING)
         elif self._wakeup is not None:
             self._wakeup.set()
             self._wakeup = None
@@ -535,17 +582,17 @@ class Flusher:
             if not self._dirty:
                 self._wakeup = Event()
                 await self._wakeup.wait()
-            until = monotonic() + SLICE
+            until = _clock.now() + SLICE
             dirty, self._dirty = self._dirty, []
             for writer in dirty:
                 writer.flush()
-                if monotonic() >= until:
+                if _clock.now() >= until:
                     await checkpoint()
-                    until = monotonic() + SLICE
+                    until = _clock.now() + SLICE
 
 
 def _parts(frame: object) -> tuple[Chunk, ...]:
-    """An encoder's frame as parts whose `len` is their number of bytes; `TypeError` for anything else."""
+    """Return a frame as parts whose `len` is their number of bytes; small parts of many are joined."""
     parts: list[Chunk] = []
     for part in cast("tuple[object, ...]", frame) if isinstance(frame, tuple) else (frame,):
         if isinstance(part, memoryview):
@@ -554,4 +601,21 @@ def _parts(frame: object) -> tuple[Chunk, ...]:
             parts.append(part)
         else:
             raise TypeError(f"an encoder must return bytes-like chunks or a tuple of them, not {part!r:.100}")
-    return tuple(parts)
+    return tuple(parts if len(parts) <= PARTS else _join_small(parts))
+
+
+def _join_small(parts: Iterable[Chunk]) -> list[Chunk]:
+    """Join the small parts that follow one another; leave the large ones as they are."""
+    joined: list[Chunk] = []
+    small: list[Chunk] = []
+    for part in parts:
+        if len(part) < LARGE:
+            small.append(part)
+            continue
+        if small:
+            joined.append(b"".join(small))
+            small = []
+        joined.append(part)
+    if small:
+        joined.append(b"".join(small))
+    return joined

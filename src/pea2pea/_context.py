@@ -1,0 +1,52 @@
+"""Runs a coroutine in a given context (PEP 567), whichever task it runs in.
+
+A task of AnyIO's has a copy of a context. What several tasks of one connection run in turn shares one context only if
+each step of it is taken in that context.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@types.coroutine
+def run_in(
+    context: Context,
+    coro: Coroutine[Any, Any, T],
+    on_wait: Callable[[], object] | None = None,
+    on_resume: Callable[[], object] | None = None,
+) -> Generator[Any, Any, T]:
+    """Await `coro`, each step of it in `context`.
+
+    `on_wait` is called when it first waits for something, `on_resume` each time when it goes on.
+    """
+    resume: Callable[[Any], Any] = coro.send
+    pending: list[Any] = [None]  # what to resume with; a local variable would keep an exception in its own traceback
+    try:
+        while True:
+            try:
+                waits_for = context.run(resume, pending.pop())
+                if on_wait is not None:
+                    on_wait()
+                    on_wait = None
+                pending.append((yield waits_for))
+                resume = coro.send
+                if on_resume is not None:
+                    on_resume()
+            except StopIteration as result:
+                value: T = result.value
+                return value
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # on to where it belongs, unless it comes from there
+                if getattr(coro, "cr_frame", None) is None:
+                    raise
+                resume = coro.throw
+                pending[:] = [error]
+    finally:
+        coro.close()

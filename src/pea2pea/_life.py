@@ -1,0 +1,140 @@
+"""The life of a connection, from established to the end of its stream: one coroutine.
+
+Each phase has a cancel scope, `Session.scope`, with the deadline by which it gives up. The phases of the end are
+shielded: nothing but that deadline, or `Session.abandon`, cuts them short. Every exception is classified here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from anyio import current_effective_deadline, current_time, get_cancelled_exc_class
+
+from ._closing import Discarder, close_stream, end_stream, watch_for_eof
+from ._session import Session, State
+from .connection import DisconnectOrigin
+from .protocols.handshake import Handshake
+from .protocols.on_connect import Greeting, OnConnect
+from .protocols.on_disconnect import OnDisconnect, run_on_disconnect
+from .protocols.reading import Reader
+from .protocols.writing import Writer
+from .transport import TCPStream
+
+
+@dataclass(slots=True)
+class Protocols:
+    """What a user has enabled, with its options."""
+
+    handshake: tuple[Handshake, float] | None = None
+    reading: Callable[[Session], Reader[Any]] | None = None
+    idle_timeout: float | None = None
+    writing: Callable[[Session], Writer[Any]] | None = None
+    on_connect: tuple[OnConnect, bool] | None = None
+    on_disconnect: tuple[OnDisconnect, float] | None = None
+    start_services: Callable[[], None] = lambda: None
+
+
+async def run_established(session: Session, protocols: Protocols) -> None:
+    """Run a connection that is in `Node.connections` to the end of its stream."""
+    if isinstance(session.base, TCPStream):
+        session.base.held = True
+    on_disconnect = protocols.on_disconnect
+    reader, writer, greeting = _start_protocols(session, protocols)
+    await _run_open(session, reader, greeting)
+    if session.state is State.DRAINING:
+        if reader is not None:
+            reader.report_rest()
+        session.set_state(State.ENDING)
+        drained = True
+    else:
+        drained = False
+    session.tighten_deadline(current_time() + session.grace)
+    discarder = None
+    if session.broken:
+        if not isinstance(session.base, TCPStream):
+            await close_stream(session.base, session.report)
+    elif not drained:
+        discarder = Discarder(session, session.stream)
+    await _run_hooks(session, greeting, on_disconnect)
+    await _flush(session, writer, discarder)
+
+
+def _start_protocols(
+    session: Session, protocols: Protocols
+) -> tuple[Reader[Any] | None, Writer[Any] | None, Greeting | None]:
+    """Start what the enabled protocols do for a connection; a user's bug here ends it."""
+    reader = writer = greeting = None
+    place = "encoder"
+    protocols.start_services()
+    try:
+        if protocols.writing is not None:
+            session.writer = writer = protocols.writing(session)
+        place = "decoder"
+        if protocols.reading is not None:
+            session.reader = reader = protocols.reading(session)
+    except BaseException as error:  # noqa: BLE001  # of the user's code
+        origin = DisconnectOrigin.WRITING if place == "encoder" else DisconnectOrigin.READING
+        session.end(origin, session.report.classify(place, error, session.addr))
+    if protocols.on_connect is not None:
+        hook, abortable = protocols.on_connect
+        greeting = Greeting(session, hook, abortable=abortable)
+    return reader, writer, greeting
+
+
+async def _run_open(session: Session, reader: Reader[Any] | None, greeting: Greeting | None) -> None:
+    """Let `on_connect` begin, then read until something ends the connection."""
+    try:
+        with session.begin_phase(shield=False) as scope:
+            if session.state is not State.OPEN:
+                return
+            if greeting is not None:
+                await greeting.wait_begun()
+            if reader is not None:
+                await reader.run(scope)
+            else:
+                await watch_for_eof(session)
+    except get_cancelled_exc_class() as error:
+        # Either the end of the connection, or one from outside (asyncio): of this task, or of one of the group's.
+        if session.connection.origin is None and current_effective_deadline() != -math.inf:
+            met = await session.report.classify_soon("a connection's task", error, session.addr)
+            session.end(DisconnectOrigin.READING, met, broken=True)
+    except BaseException as error:  # noqa: BLE001  # of a stream, or our own
+        met = session.report.classify("a connection's task", error, session.addr)
+        session.end(DisconnectOrigin.READING, met, broken=True)
+    if session.connection.origin is None:
+        session.end(DisconnectOrigin.READING, RuntimeError("a task of the connection was cancelled"), broken=True)
+
+
+async def _run_hooks(
+    session: Session, greeting: Greeting | None, on_disconnect: tuple[OnDisconnect, float] | None
+) -> None:
+    if greeting is not None:
+        greeting.cancel_if_abortable()
+        with suppress(get_cancelled_exc_class()), session.begin_phase() as scope:  # one from outside (asyncio)
+            await greeting.wait_ended()
+        if scope.cancelled_caught:
+            greeting.give_up()
+    if on_disconnect is not None:
+        await run_on_disconnect(session, *on_disconnect)
+
+
+async def _flush(session: Session, writer: Writer[Any] | None, discarder: Discarder | None) -> None:
+    """Write what is queued, and end the stream."""
+    if writer is not None:
+        writer.close()
+    session.set_state(State.FLUSHING)
+    try:
+        if not session.broken:
+            with session.begin_phase():
+                if writer is not None:
+                    await writer.wait_flushed()
+                await end_stream(session, discarder)
+    except Exception as error:  # noqa: BLE001  # the peer is gone before we are
+        session.report.debug("the end of a stream was cut short", session.addr, error)
+    finally:
+        if writer is not None:
+            writer.give_up()

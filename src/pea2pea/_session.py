@@ -1,0 +1,279 @@
+"""A connection from inside: the only module that assigns its state.
+
+    OPENING ──> OPEN ──> ENDING ──> FLUSHING ──> CLOSED
+       │          │         ^                      ^
+       │          └> DRAINING                      │
+       └───────────────────────────────────────────┘
+
+    OPENING     the handshake is under way
+    OPEN        the connection is in `Node.connections`
+    DRAINING    the peer has closed cleanly; handlers work on what it had sent
+    ENDING      the hooks run; the last messages may be queued
+    FLUSHING    what is queued is written; then the end of the stream
+    CLOSED      removed
+
+Rule 1: a connection ends once. `Session.end` is the only way to end it; the first cause wins, and is the origin.
+Rule 2: whatever ends it only sets the end going, without waiting; the connection's own task does the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from anyio import CancelScope, Event, TaskHandle, current_time, get_current_task
+from anyio.abc import ByteStream, TaskGroup
+from typing_extensions import TypeVarTuple, Unpack
+
+from ._address import Address, show
+from ._report import Reporter, name_background_task
+from ._text import copy_error
+from .connection import Connection, DisconnectOrigin, Side
+from .errors import NotConnectedError
+from .stats import Stats
+from .transport import TCPStream
+
+Ts = TypeVarTuple("Ts")
+
+
+class State(Enum):
+    """Where a connection stands in its life."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    DRAINING = "draining"
+    ENDING = "ending"
+    FLUSHING = "flushing"
+    CLOSED = "closed"
+
+
+class ReaderOfSession(Protocol):
+    """What a session asks of its reader."""
+
+    quiet_since: float
+
+    def interrupt(self) -> None:
+        """Look at the session's state after the message at hand."""
+        ...
+
+    def drain(self) -> None:
+        """Process what the peer had sent before its clean close."""
+        ...
+
+
+class WriterOfSession(Protocol):
+    """What a session asks of its writer."""
+
+    def close(self) -> None:
+        """Take no more messages."""
+        ...
+
+    def give_up(self) -> None:
+        """Give up what is queued, and report it."""
+        ...
+
+
+class Session:
+    """The state of one connection, and its tasks."""
+
+    __slots__ = (
+        "_closed", "addr", "base", "broken", "connection", "context", "deadline", "endpoints", "grace", "hook_tasks",
+        "reader", "released", "report", "reset", "scope", "side", "state", "stats", "stream", "tasks", "totals",
+        "unbegun", "writer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection_of: tuple[Address, Side, Address | None],
+        base: ByteStream,
+        report: Reporter,
+        totals: Stats,
+        context: Context,
+        hook_tasks: dict[int, Session],
+        grace: float,
+        created: float,
+    ) -> None:
+        addr, side, dialled = connection_of
+        self.addr: Final = addr
+        self.side: Final = side
+        self.stats: Final = Stats(created)
+        self.connection: Final = Connection(addr, side, dialled, self.stats, self)
+        self.base: Final = base  # as it was accepted, dialled or adopted
+        self.stream: ByteStream = base  # as the handshake returned it
+        self.report: Final = report
+        self.totals: Final = totals  # of the node
+        self.context: Final = context  # in which all user code for this connection runs
+        self.hook_tasks: Final = hook_tasks  # of the node: which task runs the hooks of which connection
+        self.grace: Final = grace
+        self.state: State = State.OPENING
+        self.tasks: TaskGroup | None = None
+        self.reader: ReaderOfSession | None = None
+        self.writer: WriterOfSession | None = None
+        self.scope: CancelScope | None = None  # around the phase that its own task is in
+        self.deadline: float = math.inf  # when an orderly end gives up
+        self.broken: bool = False  # nothing more can, or shall, be sent
+        self.reset: bool = False  # what the kernel still holds for the peer shall be thrown away
+        self.endpoints: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
+        self.unbegun: list[Coroutine[Any, Any, None]] = []  # of tasks that are to begin
+        self.released: bool = False  # the socket is closed, and the slot is free
+        self._closed: Event | None = None
+
+    def set_state(self, state: State) -> None:
+        """Enter a state."""
+        self.state = state
+        what = f"connection is {state.name}"
+        if state is State.OPEN:
+            what = f"connection is OPEN, side {self.side.name}"
+        elif self.connection.origin is not None and state is not State.CLOSED:
+            what += f", origin {self.connection.origin.name}"
+        self.report.debug(what, self.addr)
+
+    @property
+    def direct(self) -> TCPStream | None:
+        """The socket's stream, if nothing wraps it."""
+        return self.stream if self.stream is self.base and isinstance(self.stream, TCPStream) else None
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The typed attributes of the stream that the handshake returned."""
+        return getattr(self.stream, "extra_attributes", {})
+
+    # Its tasks
+
+    def start_soon(
+        self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None
+    ) -> None:
+        """See `Connection.start_soon`."""
+        if self.tasks is None:
+            raise NotConnectedError(f"the connection to {show(self.addr)} has ended", self.addr)
+        place = name_background_task(func)
+
+        async def background() -> None:
+            await self.report.call(place, func, *args, peer=self.addr)
+
+        self.start_task(background(), name or place)
+
+    def start_task(
+        self, coro: Coroutine[Any, Any, None], name: object, origin: DisconnectOrigin = DisconnectOrigin.READING
+    ) -> TaskHandle[None]:
+        """Start a task of this connection's; an exception that leaves it ends the connection with `origin`."""
+        assert self.tasks is not None
+        supervised = self._supervise(coro, origin)
+        self.unbegun += [supervised, coro]
+        return self.tasks.create_task(supervised, name=name, context=self.context.copy())
+
+    async def _supervise(self, coro: Coroutine[Any, Any, None], origin: DisconnectOrigin) -> None:
+        place = self.unbegun.index(coro)
+        del self.unbegun[place - 1 : place + 1]
+        task = get_current_task().id
+        self.hook_tasks[task] = self
+        try:
+            await coro
+        except BaseException as error:  # noqa: BLE001  # mostly a cancellation from outside
+            self.end(origin, await self.report.classify_soon("a connection's task", error, self.addr), broken=True)
+        finally:
+            self.hook_tasks.pop(task, None)
+
+    # Its end
+
+    def end(
+        self, origin: DisconnectOrigin, cause: Exception | None = None, *, broken: bool = False, draining: bool = False
+    ) -> bool:
+        """Set the end going, if nothing else has; return whether this was the cause.
+
+        `broken`: nothing more can be sent. `draining`: the peer has closed cleanly, so the readers end by themselves
+        once what was received is processed.
+        """
+        connection = self.connection
+        if connection.origin is not None:
+            if self.state is State.DRAINING:
+                if origin is connection.origin and connection.cause is None:
+                    connection.cause = _without_traceback(cause)
+                elif origin in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN):
+                    self.tighten_deadline(current_time() + self.grace)
+            return False
+        connection.origin = origin
+        if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING):
+            connection.cause = _without_traceback(cause)
+        self.broken = broken
+        if self.reader is not None:
+            self.reader.interrupt()
+        if draining:
+            self.set_state(State.DRAINING)
+        else:
+            self.set_state(State.ENDING)
+            if self.scope is not None:
+                self.scope.cancel()
+        return True
+
+    def abort(self) -> None:
+        """Fail what is queued, close the socket, and cut short whatever the end is waiting for, but no hook."""
+        self.broken = True
+        if self.writer is not None:
+            self.writer.give_up()
+        if isinstance(self.base, TCPStream):
+            self.base.close(reset=True)
+        if self.state in (State.DRAINING, State.FLUSHING) and self.scope is not None:
+            self.scope.cancel()
+
+    def abandon(self) -> None:
+        """Abort, and cancel the hooks, too."""
+        self.abort()
+        self.deadline = -math.inf
+        if self.scope is not None:
+            self.scope.cancel()
+        if self.tasks is not None:
+            self.tasks.cancel_scope.cancel()
+
+    def begin_phase(self, timeout: float = math.inf, *, shield: bool = True) -> CancelScope:
+        """Return the cancel scope of the next part of the connection's life."""
+        self.scope = CancelScope(deadline=min(self.deadline, current_time() + timeout), shield=shield)
+        return self.scope
+
+    def tighten_deadline(self, deadline: float) -> None:
+        """Let the end be over by then."""
+        self.deadline = min(self.deadline, deadline)
+        if self.scope is not None:
+            self.scope.deadline = min(self.scope.deadline, deadline)
+
+    def extend_deadline(self, grace: float) -> None:
+        """Give a handler `grace` seconds for the message at hand, while what was received is drained."""
+        if self.scope is not None:
+            self.scope.deadline = min(self.deadline, current_time() + grace)
+
+    def finish(self) -> None:
+        """Wake those who wait for its end, and drop all references, so that it needs no cycle collector."""
+        self.set_state(State.CLOSED)
+        self.reader = self.writer = self.tasks = self.scope = None
+        for coro in self.unbegun:  # cancelled from outside before they began (asyncio)
+            coro.close()
+        self.connection._supervisor = None  # noqa: SLF001  # so that a connection that a user keeps holds nothing
+        if self._closed is not None:
+            self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until it is closed and removed."""
+        if self.state is not State.CLOSED:
+            if self._closed is None:
+                self._closed = Event()
+            await self._closed.wait()
+
+    def describe(self) -> str:
+        """See `Supervisor.describe`."""
+        return "being set up" if self.state is State.OPENING else "established"
+
+    def __repr__(self) -> str:
+        return f"<Session {self.side.value} {show(self.addr)}, {self.state.value}>"
+
+
+def _without_traceback(error: Exception | None) -> Exception | None:
+    """Drop what would keep peers' data for as long as the connection is kept: tracebacks, causes that are copied."""
+    if error is None:
+        return None
+    cause = error.__cause__
+    error.__cause__ = None if cause is None else copy_error(cause)
+    error.__context__ = None
+    return error.with_traceback(None)
