@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AsyncExitStack
 from random import uniform
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
@@ -89,7 +88,7 @@ class Keeper:
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
         if connection.dialled in self.peers and origin not in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN):
             print(f"{self.peers[connection.dialled]} is lost")
-            if monotonic() - connection.stats.created > self._longest:
+            if anyio.current_time() - connection.stats.created > self._longest:
                 self.tries[connection.dialled] = 0  # it was there for long enough to be trusted again
             self._node.start_soon(self._dial, connection.dialled)
 
