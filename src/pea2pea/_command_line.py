@@ -329,7 +329,8 @@ class Session:
                     await node.disconnect(connection, abort=True)
             counted = self.peers.counted()
             await screen.tell("statistics", None, **counted)
-            await screen.note(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counted.items()))
+            if self.peers.numbers or not screen.code:
+                await screen.note(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counted.items()))
             await screen.flush()
             tasks.cancel_scope.cancel()
         return screen.code

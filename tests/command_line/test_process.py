@@ -127,8 +127,8 @@ def test_a_reader_that_stalls_slows_the_peer_down_and_does_not_keep_it_from_leav
             sent += peer.send(b"hello\n" * 10_000)
             assert sent < 100_000_000
         program.send_signal(signal.SIGINT)
-        program.send_signal(signal.SIGINT)
-        program.wait(20)
+        program.send_signal(signal.SIGTERM)  # another one: two of a kind may be one to the kernel (signal(7))
+        assert program.wait(20) in (130, 143)
 
 
 def test_an_output_that_is_full() -> None:

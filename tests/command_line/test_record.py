@@ -148,7 +148,7 @@ async def test_a_file_that_is_no_record(content: bytes | None, told: str, tmp_pa
         path.write_bytes(content)
     done = await finish("replay", str(path), "127.0.0.1:9")
     assert done.code == 2
-    (line, _) = done.err.decode().splitlines()
+    (line,) = done.err.decode().splitlines()
     assert line.startswith("pea2pea: ")
     assert told in line
     assert str(path) in line

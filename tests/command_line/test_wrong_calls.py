@@ -77,7 +77,7 @@ async def test_a_port_in_use() -> None:
     with RawListener.open() as listener:
         done = await finish("listen", show(listener.addr))
     assert done.code == 1
-    told = done.err.decode().splitlines()[0]
+    (told,) = done.err.decode().splitlines()
     assert told == (
         f"pea2pea: cannot listen at {show(listener.addr)}: "
         "Address already in use; use another port, or 0 for a free one"
@@ -102,7 +102,7 @@ async def test_a_refused_connection() -> None:
         addr = show(listener.addr)
     done = await finish("connect", addr, stdin=b"hello\n")
     assert done.code == 1
-    told = done.err.decode().splitlines()[0]
+    (told,) = done.err.decode().splitlines()
     assert told.startswith(f"pea2pea: cannot connect to {addr}: Connection refused; start what should listen there")
 
 
