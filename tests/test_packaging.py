@@ -18,7 +18,9 @@ def installed() -> Distribution:
 
 def test_wheel_holds_the_package_alone(installed: Distribution) -> None:
     files = {file for file in installed.files or () if "__pycache__" not in file.parts}
-    assert {file.parts[0] for file in files} == {"pea2pea", f"pea2pea-{installed.version}.dist-info"}
+    scripts = {file for file in files if file.parts[0] == ".."}
+    assert {file.stem for file in scripts} == {"pea2pea"}
+    assert {file.parts[0] for file in files - scripts} == {"pea2pea", f"pea2pea-{installed.version}.dist-info"}
     assert {file.suffix for file in files if file.parts[0] == "pea2pea"} == {".py", ".typed"}
 
 
