@@ -63,18 +63,19 @@ class Admission:
 
     def establish(self, session: Session) -> None:
         """The set-up is over: the connection is among the established ones."""
+        self.established[session.addr] = session
         side = self.connecting.pop(session.addr)
         self._setting_up[side] -= 1
-        self.established[session.addr] = session
 
     def release(self, addr: Address) -> None:
-        """Give the slot back, of an established connection or of a set-up."""
-        session = self.established.pop(addr, None)
-        if session is not None:
+        """Give the slot back, of an established connection or of a set-up, unless that was begun before."""
+        session, side = self.established.pop(addr, None), self.connecting.pop(addr, None)
+        if side is not None:
+            self._setting_up[side] -= 1
+        elif session is not None:
             side = session.side
         else:
-            side = self.connecting.pop(addr)
-            self._setting_up[side] -= 1
+            return
         self._of_side[side] -= 1
         group = group_of(addr[0], self._config.ipv6_prefix)
         if group is not None:

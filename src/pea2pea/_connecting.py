@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 import anyio
@@ -25,7 +26,7 @@ from ._life import Protocols, run_established
 from ._report import Reporter, find_interrupt
 from ._self_connection import Mirror, self_connection
 from ._session import Session, State
-from ._tasks import Tasks
+from ._tasks import Tasks, call_at_end, start_in
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
 from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError
@@ -306,17 +307,16 @@ class Connector:
             raise NodeClosedError("the node was shut down meanwhile")
         self._attempts[attempt] = None
         name = f"pea2pea {self._shared.report.node} {show(session.addr)}"
-        attempt.coro = self._run(attempt)
-        self._tasks.create_task(attempt.coro, name=name, context=session.context)
+        coro = start_in(self._tasks, self._run(attempt), name, session.context).coro
+        if not attempt.begun:
+            attempt.coro = coro
 
     async def _run(self, attempt: Attempt) -> None:
         """Be the connection's task: whatever happens in it, the socket is closed and the slot released."""
-        session, report = attempt.session, self._shared.report
-        task = get_current_task().id
-        met: Exception | None = None
-        try:
+        try:  # at once: trio raises KeyboardInterrupt anywhere
             attempt.begun, attempt.coro = True, None
-            self._shared.hook_tasks[task] = session
+            session = attempt.session
+            self._shared.hook_tasks[get_current_task().id] = session
             async with create_task_group() as tasks:
                 tasks.cancel_scope.shield = True  # what cancels the other connections does not reach this one
                 session.tasks = tasks
@@ -324,16 +324,20 @@ class Connector:
                     await run_established(session, self._shared.protocols)
                 tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
-            met = await report.classify_soon("a connection's task", error, session.addr)
+            met = await self._shared.report.classify_soon("a connection's task", error, attempt.session.addr)
+            if attempt in self._attempts:
+                attempt.fail(met)
+            del met
         finally:
-            self._shared.hook_tasks.pop(task, None)
-            try:
-                if not isinstance(session.base, TCPStream):
-                    await close_stream(session.base, report)
-            finally:
-                self._release(session)
-                session.finish()
-                self._finish_setup(attempt, met or NodeClosedError("the node has shut down"))
+            with call_at_end(partial(self._end_run, attempt)):
+                self._shared.hook_tasks.pop(get_current_task().id, None)
+                if not isinstance(attempt.session.base, TCPStream):
+                    await close_stream(attempt.session.base, self._shared.report)
+
+    def _end_run(self, attempt: Attempt) -> None:
+        self._release(attempt.session)
+        attempt.session.finish()
+        self._finish_setup(attempt, NodeClosedError("the node has shut down"))
 
     async def _establish(self, attempt: Attempt) -> bool:
         """Shake hands; return whether the connection is established."""
@@ -356,12 +360,12 @@ class Connector:
         """Record the attempt's outcome and wake its caller."""
         if attempt not in self._attempts:
             return
-        del self._attempts[attempt]
         if attempt.done is None:
             attempt.error = None  # its traceback has the attempt
         else:
             attempt.fail(error)
             attempt.done.set()
+        self._attempts.pop(attempt, None)
         if self.on_slot_freed is not None:
             self.on_slot_freed()
 
@@ -369,13 +373,13 @@ class Connector:
         """Close the socket, and release the slot, if that is not done yet."""
         if session.released:
             return
-        session.released = True
         if session.writer is not None:
             session.writer.give_up()
         if isinstance(session.base, TCPStream):
             session.base.close(reset=session.reset)
         self._shared.mirror.forget(session)
         self._shared.admission.release(session.addr)
+        session.released = True
 
     # Shutdown
 
@@ -393,6 +397,13 @@ class Connector:
         """Close all connections at once, and cancel their hooks."""
         for session in self._sessions():
             session.abandon()
+
+    def wake_callers(self) -> None:
+        """Let those return that wait for a set-up, since no task is left that could end it."""
+        for attempt in list(self._attempts):
+            if attempt.done is not None:
+                attempt.fail(NodeClosedError("the node has shut down"))
+                attempt.done.set()
 
     async def drop_lost(self) -> bool:
         """Finish what a task was to run that was cancelled before it began (asyncio); return whether there was any."""
@@ -522,9 +533,9 @@ class Acceptor:
 
         def lost() -> None:
             self._listener = None
-            tasks.start(self._close(listener), name, context, lambda: None)
+            tasks.start(partial(self._close, listener), name, context, lambda: None)
 
-        self._scope = tasks.start(self._accept(listener), name, context, lost)
+        self._scope = tasks.start(partial(self._accept, listener), name, context, lost)
         report.debug(f"listening at {show(listener.addr)}")
         return listener.addr
 

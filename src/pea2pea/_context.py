@@ -17,36 +17,41 @@ T = TypeVar("T")
 @types.coroutine
 def run_in(
     context: Context,
-    coro: Coroutine[Any, Any, T],
+    func: Callable[[], Coroutine[Any, Any, T]],
     on_wait: Callable[[], object] | None = None,
     on_resume: Callable[[], object] | None = None,
 ) -> Generator[Any, Any, T]:
-    """Await `coro`, each step of it in `context`.
+    """Await `func()`, each step of it in `context`.
 
-    `on_wait` is called when it first waits for something, `on_resume` each time when it goes on.
+    `on_wait` is called when it first waits for something, `on_resume` each time when it goes on. What is raised here,
+    between two steps (KeyboardInterrupt, by trio), goes on in the coroutine: nobody else could end what it has begun.
     """
-    resume: Callable[[Any], Any] = coro.send
+    coro: Coroutine[Any, Any, T] | None = None
     pending: list[Any] = [None]  # what to resume with; a local variable would keep an exception in its own traceback
     try:
+        coro = func()
+        resume: Callable[[Any], Any] = coro.send
         while True:
             try:
-                waits_for = context.run(resume, pending.pop())
-                if on_wait is not None:
-                    on_wait()
-                    on_wait = None
-                pending.append((yield waits_for))
-                resume = coro.send
-                if on_resume is not None:
-                    on_resume()
+                while True:
+                    waits_for = context.run(resume, pending.pop())
+                    if on_wait is not None:
+                        on_wait()
+                        on_wait = None
+                    pending.append((yield waits_for))
+                    resume = coro.send
+                    if on_resume is not None:
+                        on_resume()
             except StopIteration as result:
                 value: T = result.value
                 return value
             except GeneratorExit:
                 raise
-            except BaseException as error:  # on to where it belongs, unless it comes from there
+            except BaseException as error:
                 if getattr(coro, "cr_frame", None) is None:
                     raise
                 resume = coro.throw
                 pending[:] = [error]
     finally:
-        coro.close()
+        if coro is not None:
+            coro.close()

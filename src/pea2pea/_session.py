@@ -30,6 +30,7 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from ._address import Address, show
 from ._report import Reporter, name_background_task
+from ._tasks import start_in
 from ._text import copy_error
 from .connection import Connection, DisconnectOrigin, Side
 from .errors import NotConnectedError
@@ -117,7 +118,7 @@ class Session:
         self.broken: bool = False  # nothing more can, or shall, be sent
         self.reset: bool = False  # what the kernel still holds for the peer shall be thrown away
         self.endpoints: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
-        self.unbegun: list[Coroutine[Any, Any, None]] = []  # of tasks that are to begin
+        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] = {}  # of tasks that are to begin
         self.released: bool = False  # the socket is closed, and the slot is free
         self._closed: Event | None = None
 
@@ -154,24 +155,31 @@ class Session:
         async def background() -> None:
             await self.report.call(place, func, *args, peer=self.addr)
 
-        self.start_task(background(), name or place)
+        self.start_task(background, name or place)
 
     def start_task(
-        self, coro: Coroutine[Any, Any, None], name: object, origin: DisconnectOrigin = DisconnectOrigin.READING
+        self,
+        func: Callable[[], Coroutine[Any, Any, None]],
+        name: object,
+        origin: DisconnectOrigin = DisconnectOrigin.READING,
     ) -> TaskHandle[None]:
         """Start a task of this connection's; an exception that leaves it ends the connection with `origin`."""
         assert self.tasks is not None
-        supervised = self._supervise(coro, origin)
-        self.unbegun += [supervised, coro]
-        return self.tasks.create_task(supervised, name=name, context=self.context.copy())
+        key = object()
+        self.unbegun[key] = None
+        handle = start_in(self.tasks, self._supervise(func, origin, key), name, self.context.copy())
+        if key in self.unbegun:  # no eager task (asyncio)
+            self.unbegun[key] = handle.coro
+        return handle
 
-    async def _supervise(self, coro: Coroutine[Any, Any, None], origin: DisconnectOrigin) -> None:
-        place = self.unbegun.index(coro)
-        del self.unbegun[place - 1 : place + 1]
+    async def _supervise(
+        self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object
+    ) -> None:
+        self.unbegun.pop(key, None)
         task = get_current_task().id
         self.hook_tasks[task] = self
         try:
-            await coro
+            await func()
         except BaseException as error:  # noqa: BLE001  # mostly a cancellation from outside
             self.end(origin, await self.report.classify_soon("a connection's task", error, self.addr), broken=True)
         finally:
@@ -246,13 +254,15 @@ class Session:
 
     def finish(self) -> None:
         """Wake those who wait for its end, and drop all references, so that it needs no cycle collector."""
-        self.set_state(State.CLOSED)
         self.reader = self.writer = self.tasks = self.scope = None
-        for coro in self.unbegun:  # cancelled from outside before they began (asyncio)
-            coro.close()
+        for coro in self.unbegun.values():  # cancelled from outside before they began (asyncio)
+            if coro is not None:
+                coro.close()
         self.connection._supervisor = None  # noqa: SLF001  # so that a connection that a user keeps holds nothing
         if self._closed is not None:
             self._closed.set()
+        if self.state is not State.CLOSED:
+            self.set_state(State.CLOSED)
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and removed."""

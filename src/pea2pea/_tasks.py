@@ -6,14 +6,16 @@ has a shielded scope of its own, by which it is cancelled, and the group is look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from contextvars import Context
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from anyio import CancelScope, create_task_group
+from anyio import CancelScope, TaskHandle, create_task_group
 from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint
+
+T = TypeVar("T")
 
 
 class Job:
@@ -21,46 +23,43 @@ class Job:
 
     __slots__ = ("begun", "coro", "on_lost", "scope")
 
-    def __init__(self, coro: Coroutine[Any, Any, object], on_lost: Callable[[], object]) -> None:
-        self.coro = coro
+    def __init__(self, on_lost: Callable[[], object]) -> None:
+        self.coro: Coroutine[Any, Any, None] | None = None
         self.on_lost = on_lost
         self.scope = CancelScope(shield=True)
         self.begun = False
 
 
 class Tasks:
-    """The tasks, and their group. Leaving its block cancels them."""
+    """The tasks, and their group."""
 
     def __init__(self) -> None:
         self.group: TaskGroup = create_task_group()
         self._jobs: dict[Job, None] = {}
         self._cancelled = False
 
-    async def __aenter__(self) -> None:
-        await self.group.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        self.cancel()
-        return await self.group.__aexit__(kind, error, trace)
-
     def start(
-        self, coro: Coroutine[Any, Any, object], name: object, context: Context, on_lost: Callable[[], object]
+        self,
+        func: Callable[[], Coroutine[Any, Any, object]],
+        name: object,
+        context: Context,
+        on_lost: Callable[[], object],
     ) -> CancelScope:
         """Start a task, and return its cancel scope. `on_lost` is called if it was cancelled before it began."""
-        job = Job(coro, on_lost)
+        job = Job(on_lost)
         if self._cancelled:
             job.scope.cancel()
         self._jobs[job] = None
-        self.group.create_task(self._run(job), name=name, context=context)
+        coro = start_in(self.group, self._run(job, func), name, context).coro
+        if not job.begun:  # no eager task (asyncio)
+            job.coro = coro
         return job.scope
 
-    async def _run(self, job: Job) -> None:
-        job.begun = True
+    async def _run(self, job: Job, func: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
+            job.begun, job.coro = True, None
             with job.scope:
-                await job.coro
+                await func()
         finally:
             self._jobs.pop(job, None)
 
@@ -78,6 +77,32 @@ class Tasks:
         lost = [job for job in suspects if not job.begun]
         for job in lost:
             del self._jobs[job]
-            job.coro.close()
+            if job.coro is not None:
+                job.coro.close()
             job.on_lost()
         return bool(lost)
+
+
+def start_in(group: TaskGroup, coro: Coroutine[Any, Any, T], name: object, context: Context) -> TaskHandle[T]:
+    """Start a task; a coroutine that the group does not take is closed."""
+    try:
+        return group.create_task(coro, name=name, context=context)
+    except BaseException:
+        coro.close()
+        raise
+
+
+@contextmanager
+def call_at_end(func: Callable[[], object]) -> Generator[None]:
+    """Call `func` when the block ends, whichever way.
+
+    It is called twice, and so has to be able to bear that: trio raises KeyboardInterrupt in any code, also within one
+    of the calls, but not within both.
+    """
+    try:
+        try:
+            yield
+        finally:
+            func()
+    finally:
+        func()

@@ -40,7 +40,7 @@ from ._connecting import Acceptor, Connector, Shared
 from ._life import Protocols
 from ._report import Reporter, find_interrupt, name_background_task
 from ._session import Session, State
-from ._tasks import Tasks
+from ._tasks import Tasks, call_at_end
 from .config import Config, at_least_one, needs, seconds
 from .connection import Connection, DisconnectOrigin, Peer, Side, address_of
 from .errors import NodeClosedError, NodeError
@@ -296,7 +296,11 @@ class Node(anyio.AsyncContextManagerMixin):
         """
         run = self._require_running()
         place = name_background_task(func)
-        run.start_background(self._report.call(place, func, *args), name or place)
+
+        async def background() -> None:
+            await self._report.call(place, func, *args)
+
+        run.start_background(background, name or place)
 
     # The end
 
@@ -367,6 +371,7 @@ class _Run:
         self._flusher = flusher
         self._started: set[str] = set()  # services
         self._stop = Event()
+        self._deadline = math.inf  # when the shutdown gives up
         self._interrupted = False
         self._fatal: BaseException | None = None  # what comes out of the block, and was not raised in it
         self._block: CancelScope | None = None
@@ -414,14 +419,18 @@ class _Run:
 
     async def _manage(self) -> None:
         try:
-            async with self.services, self._background, create_task_group() as connections:
-                self._connector.open(connections)
-                self.running = True
-                await self._wait_for_stop(connections)
-                self._end_all()  # again: whoever began it may have been interrupted
+            async with self.services.group:
+                with call_at_end(self.services.cancel):
+                    async with self._background.group:
+                        with call_at_end(self._background.cancel), call_at_end(self._connector.wake_callers):
+                            async with create_task_group() as connections:
+                                with call_at_end(self._end_all):
+                                    self._connector.open(connections)
+                                    self.running = True
+                                    await self._wait_for_stop(connections)
         finally:
-            self.close()
-            self._abandon()
+            with call_at_end(self._abandon):
+                self.close()
             await self._finish()
 
     async def _wait_for_stop(self, connections: TaskGroup) -> None:
@@ -440,18 +449,23 @@ class _Run:
                 if current_effective_deadline() != -math.inf:  # from outside (asyncio)
                     return
             pause = _POLL
+            if self._is_cancelled():
+                return
             lost = [await each.drop_lost() for each in (self.services, self._background, self._connector)]
             cancelled = [scope for scope in scopes if scope.cancel_called]
-            if self._block is None or self._block.cancel_called or (cancelled and not any(lost)):
+            if self._is_cancelled() or (cancelled and not any(lost)):
                 return
             scopes = [scope for scope in scopes if scope not in cancelled]
 
+    def _is_cancelled(self) -> bool:
+        return self._block is None or self._block.cancel_called
+
     # Its services
 
-    def start_background(self, coro: Coroutine[Any, Any, object], name: object) -> None:
+    def start_background(self, func: Callable[[], Coroutine[Any, Any, None]], name: object) -> None:
         """Start a task of the user's; it ends when all connections have ended."""
         lost = NodeError(f"{name} was cancelled before it began")
-        self._background.start(coro, name, self._shared.context.copy(), lambda: self._report.bug(str(name), lost))
+        self._background.start(func, name, self._shared.context.copy(), lambda: self._report.bug(str(name), lost))
 
     def _start_services(self) -> None:
         """Start what the enabled protocols need."""
@@ -470,18 +484,16 @@ class _Run:
             self._started.discard(name)
             self._start_service(name, func)
 
-        coro = self._keep_running(name, func)
-        context = self._shared.context.copy()
-        self.services.start(coro, f"pea2pea {name} {self._report.node}", context, restart)
+        async def keep_running() -> None:
+            """Run the service again when something from outside has ended it."""
+            while True:
+                try:
+                    await func()
+                except BaseException as error:  # noqa: BLE001  # a cancellation from outside, an interrupt, our own bug
+                    await self._report.classify_soon(f"the {name}'s task", error)
+                await anyio.sleep(_POLL)
 
-    async def _keep_running(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a service again when something from outside has ended it."""
-        while True:
-            try:
-                await func()
-            except BaseException as error:  # noqa: BLE001  # a cancellation from outside, an interrupt, our own bug
-                await self._report.classify_soon(f"the {name}'s task", error)
-            await anyio.sleep(_POLL)
+        self.services.start(keep_running, f"pea2pea {name} {self._report.node}", self._shared.context.copy(), restart)
 
     async def _watch_idle(self) -> None:
         """End the connections on which nothing complete has come for too long."""
@@ -511,13 +523,14 @@ class _Run:
 
     def close(self) -> None:
         """Begin to shut down."""
-        self._stop.set()
         if not self.closing:
-            self.closing = self._report.closing = True
-            self._deadline = current_time() + self._shared.config.grace_period
             self._end_all()
 
     def _end_all(self) -> None:
+        """End all connections. Called again, it does what was left undone by a call that was interrupted."""
+        self._stop.set()
+        self._deadline = min(self._deadline, current_time() + self._shared.config.grace_period)
+        self.closing = self._report.closing = True
         self._acceptor.cancel()
         self._connector.end_all(self._deadline)
 

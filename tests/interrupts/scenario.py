@@ -139,21 +139,20 @@ async def adopt_a_stream(dialler: Busy, responder: Busy) -> None:
 
 
 async def meet_strangers(user: Busy, addr: Address) -> None:
-    with await RawPeer.dial(addr) as peer:
+    with await RawPeer.dial(addr) as peer, suppress(ConnectionResetError):
         await peer.send(HELLO + frame(b"x") * 10)
         await peer.receive_exactly(len(HELLO))
         await anyio.sleep(0.005)  # so that messages are dropped, where they may be
         await peer.send(b"\xff" * 10)
-        with suppress(ConnectionResetError):
-            await peer.receive_all()
-    with await RawPeer.dial(addr) as peer:
+        await peer.receive_all()
+    with await RawPeer.dial(addr) as peer, suppress(ConnectionResetError):
         await peer.send(HELLO)
         await peer.receive_exactly(len(HELLO))
         peer.half_close()
         await peer.receive_all()
     with await RawPeer.dial(addr) as peer:
         peer.reset()
-    with await RawPeer.dial(addr) as peer:
+    with await RawPeer.dial(addr) as peer, suppress(ConnectionResetError):
         await peer.send(HELLO)
         await peer.receive_exactly(len(HELLO))
         await anyio.sleep(0.03)  # silence, which a short idle timeout ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from inspect import isawaitable
 from typing import Any, Protocol, cast
 
@@ -54,7 +55,7 @@ async def run_handshake(session: Session, handshake: Handshake, timeout: float) 
     scope = CancelScope(deadline=current_time() + timeout)
     try:
         with scope:
-            stream = await run_in(session.context, _perform(session, handshake))
+            stream = await run_in(session.context, partial(_perform, session, handshake))
     except BaseException as raised:  # on trio, what is raised during a cancellation comes in a group with that
         error, _ = split_by_kind(raised, Exception)
         if error is None or find_interrupt(raised) is not None:

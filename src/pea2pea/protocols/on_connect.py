@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from anyio import Event, TaskHandle
@@ -37,12 +38,13 @@ class Greeting:
         self._hook = hook
         self._abortable = abortable
         self._first_wait = Event()
-        self._task: TaskHandle[None] = session.start_task(self._run(), f"pea2pea on_connect {session.connection}")
+        self._task: TaskHandle[None] = session.start_task(self._run, f"pea2pea on_connect {session.connection}")
 
     async def _run(self) -> None:
         session = self._session
         try:
-            hook = session.report.call("on_connect", self._hook.on_connect, session.connection, peer=session.addr)
+            report, place = session.report, "on_connect"
+            hook = partial(report.call, place, self._hook.on_connect, session.connection, peer=session.addr)
             if await run_in(session.context, hook, self._first_wait.set) is not None:
                 session.end(DisconnectOrigin.ON_CONNECT)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from .._context import run_in
@@ -28,7 +29,7 @@ async def run_on_disconnect(session: Session, hook: OnDisconnect, timeout: float
     place, connection = "on_disconnect", session.connection
     assert connection.origin is not None
     with session.begin_phase(timeout) as scope:
-        call = session.report.call(place, hook.on_disconnect, connection, connection.origin, peer=session.addr)
+        call = partial(session.report.call, place, hook.on_disconnect, connection, connection.origin, peer=session.addr)
         await run_in(session.context, call)
     if scope.cancelled_caught:
         session.report.info(f"{place} was given up: it took too long", session.addr)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -191,7 +192,7 @@ class Reader(Generic[M]):
             self._busy = True
             self._passed_on = False
             while await run_in(
-                self._session.context, self._process_some(fresh), self._pass_read_right, self._restart_slice
+                self._session.context, partial(self._process_some, fresh), self._pass_read_right, self._restart_slice
             ):
                 fresh = None
                 await checkpoint()
@@ -317,7 +318,7 @@ class Reader(Generic[M]):
             self._waiting_to_read.set()
             self._waiting_to_read = None  # not by whoever waits there: the other may be waiting there itself by then
         elif self._second is None:
-            self._second = self._session.start_task(self._run_second(), f"pea2pea reader {self._session.connection}")
+            self._second = self._session.start_task(self._run_second, f"pea2pea reader {self._session.connection}")
 
     def _decoded_later(self, data: bytes) -> Iterator[M]:
         yield from self._decoded(data)

@@ -556,7 +556,7 @@ class Writer(Generic[M_contra]):
     def _wake_task(self) -> None:
         if not self._task:
             self._task = True
-            self.session.start_task(self.run(), f"pea2pea writer {show(self.addr)}", DisconnectOrigin.WRITING)
+            self.session.start_task(self.run, f"pea2pea writer {show(self.addr)}", DisconnectOrigin.WRITING)
         elif self._wakeup is not None:
             self._wakeup.set()
             self._wakeup = None
