@@ -1,10 +1,11 @@
 """Stay connected to a set of peers: dial again after growing, random pauses, and give up on those that are no peers.
 
 Shows how `on_disconnect` starts the next dial in the background, what tells a peer that is down for now (`OSError`)
-from one that can never be a peer (the handshake's own error), and which ends were intended (the origins USER and
-SHUTDOWN). `Keeper` can be copied into your own program. Run `python examples/reconnect.py`. You will see two peers
-connected and a third one banned, since it belongs to another network; then one of the two goes down, is dialled a few
-times without success, and is connected again soon after it has come back.
+from one that can never be a peer (the handshake's own error), which ends were intended (the origins USER and
+SHUTDOWN), and how heartbeats notice a peer whose machine has lost its power. `Keeper` and `Heartbeat` can be copied
+into your own program. Run `python examples/reconnect.py`. You will see two peers connected and a third one banned,
+since it belongs to another network; then one of the two goes down, is dialled a few times without success, and is
+connected again soon after it has come back.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pea2pea import (
     HandshakeError,
     Node,
 )
+from pea2pea.codecs import BytesCodec
 from pea2pea.testing import wait_until
 
 if TYPE_CHECKING:
@@ -93,6 +95,33 @@ class Keeper:
             self._node.start_soon(self._dial, connection.dialled)
 
 
+class Heartbeat:
+    """Sends a byte to each peer every `pause` seconds, and ends a connection from which nothing comes for 3 of them.
+
+    Without it a peer that has crashed, or that cannot be reached any more, stays connected: TCP sends nothing where
+    there is nothing to send, and so finds out nothing.
+    """
+
+    def __init__(self, node: Node, pause: float = 5) -> None:
+        self._pause = pause
+        node.enable_reading(self, idle_timeout=3 * pause)
+        self._outbox = node.enable_writing(self)
+        node.enable_on_connect(self)
+
+    def decoder(self, connection: Connection) -> BytesCodec:
+        return BytesCodec()
+
+    encoder = decoder
+
+    async def process_message(self, source: Connection, message: bytes) -> None:
+        """That something has come is all."""
+
+    async def on_connect(self, connection: Connection) -> None:
+        while True:  # it is cancelled when the connection ends
+            await self._outbox.send(connection, b"\0")
+            await anyio.sleep(self._pause)
+
+
 class Hello:
     """A handshake that tells one network from another."""
 
@@ -111,6 +140,7 @@ class Hello:
 def new_node(name: str, network: str = "tea", addr: Address = ("127.0.0.1", 0)) -> Node:
     node = Node(Config(name=name, listener_addr=addr))
     node.enable_handshake(Hello(network))
+    Heartbeat(node)
     return node
 
 

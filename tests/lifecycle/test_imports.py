@@ -45,6 +45,7 @@ ORDER = (
     "testing.codecs",
     "testing.network",
     "testing.peer",
+    "testing.simulation",
     "testing",
     "",  # the package itself, which exports
     "_screen",

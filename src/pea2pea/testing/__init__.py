@@ -5,6 +5,7 @@ from __future__ import annotations
 from .codecs import Strategy, check_codec
 from .network import Held, Host, Link, Network, Packet, Verdict
 from .peer import ScriptedPeer
+from .simulation import Simulation, simulate
 from .waiting import wait_until
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Network",
     "Packet",
     "ScriptedPeer",
+    "Simulation",
     "Strategy",
     "Verdict",
     "check_codec",
+    "simulate",
     "wait_until",
 ]

@@ -157,8 +157,7 @@ class Network:
         self.link: Link = Link()
         self.rule: Callable[[Packet], Verdict] | None = None
         self.names: dict[str, str] = {}
-        self.send_buffer: int = 65_536
-        self.receive_buffer: int = 65_536
+        self.send_buffer = self.receive_buffer = 65_536
         self.tick: float = 0.0
         self.random: Final = Random(f"network {seed}")  # noqa: S311  # no secret
         self.log: Callable[..., None] = lambda *_: None
@@ -169,7 +168,7 @@ class Network:
         self.events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self.held: dict[tuple[str, str], Held] = {}
         self._seed = seed
-        self._hosts: dict[str, Host] = {}
+        self.hosts: dict[str, Host] = {}
         self._cut: set[tuple[str, str]] = set()
         self._positions: dict[tuple[str, str], float] = {}  # of two hosts' latency in the link's range
         self._scheduled = 0
@@ -183,41 +182,38 @@ class Network:
         if literal(ip) is None:
             raise ValueError(f"a host needs an IP address, not {ip!r}")
         ip = canonical((ip, 0))[0]
-        if ip not in self._hosts:
-            self._hosts[ip] = Host(self, ip)
-        return self._hosts[ip]
+        if ip not in self.hosts:
+            self.hosts[ip] = Host(self, ip)
+        return self.hosts[ip]
 
     def partition(self, *groups: Iterable[Host]) -> None:
         """Let nothing pass between these groups of hosts any more; a host in none of them is not affected."""
-        self.catch_up()
         members = [[host.ip for host in group] for group in groups]
+        self.note("network", "partition", members)
         for group in members:
             self._cut.update((a, b) for a in group for other in members if other is not group for b in other)
-        self.log("network", "partition", members)
 
     def cut(self, a: Host, b: Host) -> None:
         """Let nothing pass from `a` to `b` any more; what `b` sends still reaches `a`."""
-        self.catch_up()
+        self.note("network", "cut", a.ip, b.ip)
         self._cut.add((a.ip, b.ip))
-        self.log("network", "cut", a.ip, b.ip)
 
     def heal(self) -> None:
         """Undo every `cut` and `partition`; what was sent meanwhile arrives with its next retransmission."""
-        self.catch_up()
+        self.note("network", "heal")
         self._cut.clear()
-        self.log("network", "heal")
 
     def hold(self, a: Host, b: Host) -> Held:
         """Hold back what `a` sends to `b` from now on, in order, acknowledgements excepted."""
-        self.catch_up()
-        self.log("network", "hold", a.ip, b.ip)
+        self.note("network", "hold", a.ip, b.ip)
         return self.held.setdefault((a.ip, b.ip), Held(self, (a.ip, b.ip)))
 
     # What its hosts and sockets do with it
 
-    def find(self, ip: str) -> Host | None:
-        """The host with this address, if there is one."""
-        return self._hosts.get(ip)
+    def note(self, *parts: object) -> None:
+        """Let happen what is due before, and log that something happens."""
+        self.catch_up()
+        self.log(*parts)
 
     def reaches(self, a: Host, b: Host) -> bool:
         """Whether something sent by `a`, however long ago, gets to `b` now."""
@@ -279,6 +275,11 @@ class Network:
     def _now(self) -> float:
         return current_time() if self._moment is None else self._moment
 
+    @property
+    def next_event(self) -> float:
+        """When something happens next."""
+        return self.events[0][0] if self.events else math.inf
+
     def run_due(self) -> None:
         """Make the calls that are due, each as if it was made in time."""
         events, now = self.events, self.now()
@@ -306,7 +307,7 @@ class Network:
                 return
             try:
                 while not woken.is_set():
-                    with CancelScope(deadline=self.events[0][0] if self.events else math.inf) as self._leader:
+                    with CancelScope(deadline=self.next_event) as self._leader:
                         await woken.wait()
                     self.run_due()
             finally:
@@ -317,7 +318,7 @@ class Network:
                 next(iter(self._followers)).set()  # it looks around, and goes on in our place
 
     def __repr__(self) -> str:
-        return f"<Network of {len(self._hosts)} hosts>"
+        return f"<Network of {len(self.hosts)} hosts>"
 
 
 class Host:
@@ -349,16 +350,14 @@ class Host:
 
     def crash(self) -> None:
         """Switch the power off: nobody is told. The other ends notice it as with a real one, if at all."""
-        self.network.catch_up()
-        self.network.log(self.ip, "crash")
+        self.network.note(self.ip, "crash")
         self.is_up = False
         self.boot += 1
         self._die()
 
     def kill(self) -> None:
         """End the program at once (SIGKILL): the kernel closes its sockets, with a reset where there is unread data."""
-        self.network.catch_up()
-        self.network.log(self.ip, "kill")
+        self.network.note(self.ip, "kill")
         for listener in list(self.listeners):
             listener.close()
         for sock in self.sockets:
@@ -375,7 +374,7 @@ class Host:
 
     async def restart(self) -> None:
         """Switch the power on again, and start the program anew, if it has one, once the last one has wound down."""
-        self.network.log(self.ip, "restart")
+        self.network.note(self.ip, "restart")
         self.is_up = True
         await self.start_program()
 
@@ -396,21 +395,19 @@ class Host:
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
         """Listen at the host's address, its loopback address, or all of them; `OSError` as the system says."""
-        await checkpoint()
-        ip, port = (await self.resolve(addr))[0]
-        if ip not in ANY and not self.is_local(ip):
-            raise _error(errno.EADDRNOTAVAIL, f"cannot listen at {show(addr)}")
-        listener = _Listener(self, (ip, port or self._free_port()), backlog, reuse_port=reuse_port)
+        listener = _Listener(self, self._bind((await self.resolve(addr))[0], reuse_port=reuse_port), backlog)
+        listener.reuse_port = reuse_port
         if not self._is_void():
-            for other in self.listeners_at(ip, listener.addr[1], conflicts=True):
-                if not (reuse_port and other.reuse_port):
-                    raise _error(errno.EADDRINUSE, f"cannot listen at {show(addr)}")
             self.listeners.append(listener)
         return listener
 
     async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
         """Connect to an address; `OSError` as the system says. Cancelling it closes the socket."""
-        sock = _Socket(self, self._name_for(addr, local_addr), canonical(addr))
+        own = addr[0] if self.is_local(addr[0]) else self.ip
+        bound = self._bind(canonical(local_addr or (own, 0)))
+        if local_addr is not None and any(sock.local == bound for sock in self.sockets):
+            raise _error(errno.EADDRINUSE, f"cannot bind to {show(bound)}")
+        sock = _Socket(self, (own, bound[1]) if bound[0] in ANY else bound, canonical(addr))
         sock.is_connecting = True
         if self._is_void():
             sock.is_void = True
@@ -429,24 +426,18 @@ class Host:
             sock.close()
             raise
 
-    def _name_for(self, addr: Address, wanted: Address | None) -> Address:
-        own = addr[0] if self.is_local(addr[0]) else self.ip
-        if wanted is None:
-            return own, self._free_port()
-        ip, port = canonical(wanted)
+    def _bind(self, addr: Address, *, reuse_port: bool = False) -> Address:
+        """The address, with a port, if a socket can have it."""
+        ip, port = addr
         if ip not in ANY and not self.is_local(ip):
-            raise _error(errno.EADDRNOTAVAIL, f"cannot bind to {show(wanted)}")
-        if port and (
-            self.listeners_at(ip, port, conflicts=True) or any(sock.local[1] == port for sock in self.sockets)
-        ):
-            raise _error(errno.EADDRINUSE, f"cannot bind to {show(wanted)}")
-        return own if ip in ANY else ip, port or self._free_port()
-
-    def _free_port(self) -> int:
-        while True:
-            self._port = self._port + 1 if self._port + 1 in EPHEMERAL else EPHEMERAL.start
-            if all(listener.addr[1] != self._port for listener in self.listeners):
-                return self._port
+            raise _error(errno.EADDRNOTAVAIL, f"cannot bind to {show(addr)}")
+        others = [listener for listener in self.listeners if ip in ANY or listener.addr[0] in (ip, *ANY)]
+        taken = {other.addr[1] for other in others if not (reuse_port and other.reuse_port)}
+        while not port or (not addr[1] and port in taken):
+            port = self._port = self._port + 1 if self._port + 1 in EPHEMERAL else EPHEMERAL.start
+        if port in taken:
+            raise _error(errno.EADDRINUSE, f"cannot bind to {show(addr)}")
+        return ip, port
 
     def _is_void(self) -> bool:
         life = program_life.get()
@@ -457,13 +448,10 @@ class Host:
         if len(self.sockets) >= self.max_sockets:
             raise _error(errno.EMFILE, self.ip)
 
-    def listeners_at(self, ip: str, port: int, *, conflicts: bool = False) -> list[_Listener]:
-        """Who listens there: at that very address, or else at all; for a bind, whoever is in its way."""
-        found = [listener for listener in self.listeners if listener.addr[1] == port]
-        if conflicts:
-            return [listener for listener in found if ip in ANY or listener.addr[0] in (ip, *ANY)]
-        exact = [listener for listener in found if listener.addr[0] == ip]
-        return exact or [listener for listener in found if listener.addr[0] in ANY]
+    def listeners_at(self, ip: str, port: int) -> list[_Listener]:
+        """Who listens at that very address, or else at all addresses."""
+        found = [listener for listener in self.listeners if listener.addr[1] == port and listener.addr[0] in (ip, *ANY)]
+        return [listener for listener in found if listener.addr[0] == ip] or found
 
     def __repr__(self) -> str:
         return f"<Host {self.ip}{'' if self.is_up else ', down'}>"
@@ -472,9 +460,10 @@ class Host:
 class _Listener:
     """A listening socket, and its accept queue."""
 
-    def __init__(self, host: Host, addr: Address, backlog: int, *, reuse_port: bool) -> None:
+    reuse_port = False
+
+    def __init__(self, host: Host, addr: Address, backlog: int) -> None:
         self.addr: Address = addr
-        self.reuse_port = reuse_port
         self._host = host
         self._backlog = backlog
         self._queue: deque[_Socket] = deque()
@@ -482,13 +471,11 @@ class _Listener:
         self._waiting: Event | None = None
         self._is_closed = False
 
-    def has_room(self) -> bool:
-        """Whether one more may come (listen(2): Linux takes one more than the backlog)."""
-        return len(self._queue) + self._coming <= self._backlog
-
-    def expect(self) -> None:
-        """Let a place in the queue be taken."""
-        self._coming += 1
+    def admit(self) -> bool:
+        """Take a place in the queue for one more, if there is room: for one more than the backlog, on Linux."""
+        has_room = len(self._queue) + self._coming <= self._backlog
+        self._coming += has_room
+        return has_room
 
     def enqueue(self, sock: _Socket) -> None:
         """Its set-up is done."""
@@ -530,29 +517,20 @@ class _Listener:
             self._waiting.set()
         await checkpoint()
 
-    def __repr__(self) -> str:
-        return f"<listener at {show(self.addr)}{', closed' if self._is_closed else ''}>"
-
 
 class _End:
     """One end of a connection: what the kernel does for it."""
 
-    __slots__ = (
-        "_acks", "_eof_acknowledged", "_eof_in", "_eof_out", "_eof_sent", "_flight", "_inbox", "_is_dead", "_is_orphan",
-        "_last", "_lost", "_out", "_reader", "_tries", "_unacknowledged", "_writer", "boot", "error", "host",
-        "is_closed", "is_connecting", "is_void", "local", "network", "peer", "remote",
-    )  # fmt: skip
-
     def __init__(self, host: Host, local: Address, remote: Address) -> None:
         self.host, self.network, self.boot = host, host.network, host.boot
         self.local, self.remote = local, remote
-        self.peer: _End | None = None
+        self.peer: _End = self  # until there is one
         self.error = 0
         self.is_closed = self.is_connecting = False
         self.is_void = False  # the program was killed, or the host has crashed
         self._is_orphan = False  # it belongs to no program any more
         self._is_dead = False  # a reset has come or gone
-        self._inbox, self._out = bytearray(), bytearray()
+        self.inbox, self.out = bytearray(), bytearray()
         self._unacknowledged = 0  # bytes in the send buffer, sent or not
         self._acks: deque[tuple[float, int]] = deque()  # when they will be acknowledged
         self._flight = 0  # bytes under way
@@ -571,13 +549,13 @@ class _End:
         if self._is_orphan or self.boot != self.host.boot:
             return
         self._is_orphan = True
-        if not (self._is_dead or self.is_connecting) and self.peer is not None:
-            if reset or self._inbox:
+        if not (self._is_dead or self.is_connecting) and self.peer is not self:
+            if reset or self.inbox:
                 self.give_up()
             else:
                 self._eof_out = True
                 self.push()
-        self._inbox.clear()
+        self.inbox.clear()
 
     def _room(self) -> int:
         acks, now = self._acks, self.network.now()
@@ -592,11 +570,6 @@ class _End:
 
     # Sending and receiving
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether there is data for which the peer has no room yet."""
-        return bool(self._out)
-
     def wake(self) -> None:
         """Let whoever waits look again."""
         for event in (self._reader, self._writer):
@@ -605,41 +578,31 @@ class _End:
 
     def push(self) -> None:
         """Send what the peer has room for, and the end behind it."""
-        if self._is_dead or self.peer is None or self.boot != self.host.boot:
+        if self._is_dead or self.peer is self or self.boot != self.host.boot:
             return
         random = self.network.random
-        while self._out and (window := self.network.receive_buffer - self._flight - self.peer.unread) > 0:
-            size = min(window, SEGMENT, len(self._out))
+        while self.out and (window := self.network.receive_buffer - self._flight - len(self.peer.inbox)) > 0:
+            size = min(window, SEGMENT, len(self.out))
             if size > 1 and not random.randrange(FRAGMENTED):
                 size = random.randrange(1, size)
-            chunk = bytes(self._out[:size])
-            del self._out[:size]
+            chunk = bytes(self.out[:size])
+            del self.out[:size]
             self._flight += size
             self._transmit(chunk)
-        if self._eof_out and not self._out and not self._eof_sent:
+        if self._eof_out and not self.out and not self._eof_sent:
             self._eof_sent = True
             self._transmit(None)
-
-    @property
-    def unread(self) -> int:
-        """Bytes that the program has not received."""
-        return len(self._inbox)
 
     def _packet(self, item: bytes | None) -> Packet:
         return Packet(self.local, self.remote, "FIN" if item is None else "DATA", item or b"")
 
     def _transmit(self, item: bytes | None) -> None:
         """Send a chunk of data, or the end (None)."""
-        network, peer = self.network, self._other
+        network, peer = self.network, self.peer
         at = network.arrival(self.host, peer.host, lambda: self._packet(item), len(item or b""), once=False)
         is_lost = at is None
         self._last = max(self._last, network.now() if at is None else at)
         network.deliver(self.host, peer.host, self._last, self._arrive, item, is_lost)
-
-    @property
-    def _other(self) -> _End:
-        assert self.peer is not None
-        return self.peer
 
     def _arrive(self, item: bytes | None, is_lost: bool) -> None:
         if self._lost is not None:
@@ -664,13 +627,13 @@ class _End:
 
     def _hand_over(self, item: bytes | None) -> bool:
         """Let the peer's kernel have an item; False if it does not get there."""
-        network, peer = self.network, self._other
+        network, peer = self.network, self.peer
         if not network.reaches(self.host, peer.host):
             return False
         self._flight -= len(item or b"")
         if peer.take(item):
             self._acknowledge(item, RETRY_MIN)
-            if self._out:
+            if self.out:
                 self.push()
         return True
 
@@ -682,7 +645,7 @@ class _End:
         if item is None:
             self._eof_in = True
         else:
-            self._inbox += item
+            self.inbox += item
         if self._reader is not None:
             self._reader.set()
         return True
@@ -690,8 +653,8 @@ class _End:
     def give_up(self) -> None:
         """Send a reset: there is no such connection, any more (RFC 9293, section 3.5.2)."""
         self._is_dead = True
-        self._out.clear()
-        network, peer = self.network, self._other
+        self.out.clear()
+        network, peer = self.network, self.peer
         make = lambda: Packet(self.local, self.remote, "RST")  # noqa: E731
         at = network.arrival(self.host, peer.host, make, 0, once=True)
         if at is not None:
@@ -700,7 +663,7 @@ class _End:
 
     def _acknowledge(self, item: bytes | None, pause: float) -> None:
         """The peer's acknowledgement is sent: once it is here, there is room again. If it is lost, it is repeated."""
-        network, peer = self.network, self._other
+        network, peer = self.network, self.peer
         if self._is_dead or self.boot != self.host.boot or peer.boot != peer.host.boot:
             return
         if not (network.reaches(peer.host, self.host) and network.reaches(self.host, peer.host)):
@@ -718,12 +681,12 @@ class _End:
         self._eof_acknowledged = True
 
     def meet_reset(self) -> None:
-        if not self._is_dead and self.boot == self.host.boot and self.network.reaches(self._other.host, self.host):
+        if not self._is_dead and self.boot == self.host.boot and self.network.reaches(self.peer.host, self.host):
             self._fail(errno.EPIPE if self._eof_in else errno.ECONNRESET)
 
     def _fail(self, code: int) -> None:
         self._is_dead, self.is_connecting, self.error = True, False, code
-        self._out.clear()
+        self.out.clear()
         self.network.log(self.host.ip, show(self.local), "to", show(self.remote), errno.errorcode[code])
         self.wake()
 
@@ -738,7 +701,7 @@ class _End:
             return
         network = self.network
         network.call_at(network.now() + 2.0**tries, self.send_syn, tries + 1)
-        target = self.host if self.host.is_local(self.remote[0]) else network.find(self.remote[0])
+        target = self.host if self.host.is_local(self.remote[0]) else network.hosts.get(self.remote[0])
         if target is None:
             return
         at = network.arrival(self.host, target, lambda: Packet(self.local, self.remote, "SYN"), 0, once=True)
@@ -749,33 +712,29 @@ class _End:
         network = self.network
         if not (network.reaches(self.host, target) and network.reaches(target, self.host)):
             return
-        if not self.is_connecting or self.peer is not None:
+        if not self.is_connecting or self.peer is not self:
             return
         back = network.now() + network.delay(target, self.host, HEADER)
         listeners = target.listeners_at(*self.remote)
         if not listeners:
-            network.call_at(back, self._be_refused)
+            network.call_at(back, self._be_answered, False)
             return
         listener = listeners[0] if len(listeners) == 1 else network.random.choice(listeners)
-        if listener.has_room():  # else the SYN is dropped (tcp_abort_on_overflow is off)
+        if listener.admit():  # else the SYN is dropped (tcp_abort_on_overflow is off)
             self.peer = server = _Socket(target, self.remote, self.local)
             server.peer = self
-            listener.expect()
             self._last = back
-            network.call_at(back, self._be_connected)
+            network.call_at(back, self._be_answered, True)
             network.call_at(back + network.delay(self.host, target, HEADER), listener.enqueue, server)
 
-    def _be_refused(self) -> None:
-        if self.is_connecting and not self._is_orphan:
-            self._fail(errno.ECONNREFUSED)
-
-    def _be_connected(self) -> None:
-        if self.boot != self.host.boot:
-            return
-        if self._is_orphan:
-            self.give_up()
-        self.is_connecting = False
-        self.wake()
+    def _be_answered(self, accepted: bool) -> None:
+        if self.boot == self.host.boot and self.is_connecting:
+            self.is_connecting = False
+            if self._is_orphan and accepted:
+                self.give_up()
+            elif not accepted:
+                self._fail(errno.ECONNREFUSED)
+            self.wake()
 
     def __repr__(self) -> str:
         return f"<simulated socket {show(self.local)} to {show(self.remote)}{', closed' if self.is_closed else ''}>"
@@ -784,16 +743,15 @@ class _End:
 class _Socket(_End):
     """What a program sees of it, made like `socket.socket`."""
 
-    __slots__ = ()
     family = socket.AF_INET  # at which nobody looks but `SocketAttribute.family`
 
     def recv(self, size: int) -> bytes:
         """What is there; b"" at the end."""
         self._look()
-        if self._inbox:
-            data = bytes(self._inbox[:size])
-            del self._inbox[:size]
-            if (peer := self.peer) is not None and peer.has_waiting:  # it learns of the window
+        if self.inbox:
+            data = bytes(self.inbox[:size])
+            del self.inbox[:size]
+            if (peer := self.peer).out:  # it learns of the window
                 network = self.network
                 network.call_at(network.now() + network.delay(self.host, peer.host, HEADER), peer.push)
             return data
@@ -818,7 +776,7 @@ class _Socket(_End):
             raise BlockingIOError
         part = data[:room]
         self._unacknowledged += len(part)
-        self._out += part
+        self.out += part
         self.push()
         return len(part)
 
@@ -850,7 +808,7 @@ class _Socket(_End):
 
     def fileno(self) -> int:
         """No descriptor; below 0 once it is closed."""
-        return -1 if self.is_closed else 0
+        return -1 if self.is_closed else 1 << 30
 
     def getsockname(self) -> Address:
         """Its own address."""
@@ -865,7 +823,7 @@ class _Socket(_End):
     def is_readable(self) -> bool:
         """Whether `recv` would not block."""
         self.network.catch_up()
-        return not self.is_void and bool(self._inbox or self.error or self._eof_in or self._is_dead)
+        return not self.is_void and bool(self.inbox or self.error or self._eof_in or self._is_dead)
 
     def is_writable(self) -> bool:
         """Whether `send` would not block for long: Linux says so once a third of the buffer is free."""
@@ -906,8 +864,6 @@ class _Socket(_End):
 
 class _Stream(TCPStream):
     """The library's own TCP stream; what waits, waits for the simulated socket."""
-
-    __slots__ = ("_simulated",)
 
     def __init__(self, sock: _Socket) -> None:
         self._simulated = sock

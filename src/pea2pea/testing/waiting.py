@@ -28,12 +28,13 @@ async def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> N
             await anyio.sleep(next(delays))
     if inspect.iscoroutine(answer):
         answer.close()
-        raise TypeError(f"the predicate must be a plain function, not async: {_described(predicate)}")
+        raise TypeError(f"the predicate must be a plain function, not async: {described(predicate)}")
     if not answer and not predicate():
-        raise TimeoutError(f"not true within {timeout} s: {_described(predicate)}")
+        raise TimeoutError(f"not true within {timeout} s: {described(predicate)}")
 
 
-def _described(predicate: Callable[[], object]) -> str:
+def described(predicate: Callable[[], object]) -> str:
+    """The source of a lambda, or else the predicate's name."""
     name = str(getattr(predicate, "__qualname__", predicate))
     try:
         return " ".join(inspect.getsource(predicate).split()) if name.endswith("<lambda>") else name

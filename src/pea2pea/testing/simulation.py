@@ -1,0 +1,545 @@
+"""Run programs over a network in one process, in virtual time, in an order that follows from a seed.
+
+asyncio: an event loop whose selector lets time pass instead of waiting; its public methods alone are overridden.
+trio: its `MockClock`, and its entry point for Hypothesis, through which the order of its tasks is seeded.
+
+This is the only module of the package that knows which event loop it runs on.
+
+Rule 1: a turn of the event loop runs the plain callbacks in order, then each runnable task once, in a seeded order.
+Rule 2: tasks are sorted by their numbers before they are shuffled, so that no order by address matters.
+Rule 3: time passes only when no task can run, up to the next timer or the network's next event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import logging
+import math
+import random
+import selectors
+import sys
+import threading
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextvars import Context, copy_context
+from functools import partial
+from heapq import heappop, heappush
+from importlib.metadata import entry_points
+from itertools import count
+from random import Random
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
+from unittest.mock import patch
+
+import anyio
+from typing_extensions import TypeVarTuple, Unpack
+
+from .. import _clock, node
+from ..transport import default_transport
+from .network import Host, Network, program_life
+from .waiting import described
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from ..node import Node
+
+__all__ = ["Simulation", "simulate"]
+
+T = TypeVar("T")
+_Call: TypeAlias = tuple[asyncio.TimerHandle, Callable[[], object]]
+Ts = TypeVarTuple("Ts")
+
+POLL = 0.01  # virtual seconds between two looks at a condition
+LINES = 200_000  # of the event log that are kept, to compare it with another one
+LAST, PLACES = 4, 16  # events of each host that a failure tells, and hosts
+STALL = 0.003  # seconds that a look at the clock takes at the most, under `stall`
+SPINNING = 10_000  # turns in one moment, after which each takes a millisecond
+
+
+class Simulation:
+    """What a scenario is handed: its network, its hosts, its seed and its event log.
+
+    seed: the seed of this run, from which everything else follows.
+    random: random numbers of the scenario's own.
+    network: where its hosts are.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed: Final = seed
+        self.random: Final = Random(f"scenario {seed}")  # noqa: S311  # no secret
+        self.network: Final = Network(seed)
+        self.network.log = self.note
+        self.network.is_driven = True
+        self.lines: list[str] = []
+        self.last: defaultdict[str, deque[tuple[float, str]]] = defaultdict(lambda: deque(maxlen=LAST))
+        self.failed: float = 0.0  # when
+        self.ends_by = math.inf
+        self.failure: BaseException | None = None
+        self._hash = hashlib.sha256()
+        self._tasks: TaskGroup | None = None
+        self._ended: dict[Host, anyio.Event] = {}
+        self._programs: dict[Host, Callable[[], Awaitable[object]]] = {}
+
+    # The event log
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that happened so far, with its times: two runs with the same one were the same."""
+        return self._hash.hexdigest()
+
+    def log(self, *parts: object) -> None:
+        """Add an entry to the event log, for the host whose program calls it."""
+        self.note(_place("scenario"), *parts)
+
+    def note(self, place: str, *parts: object) -> None:
+        """Add an entry about a place: a host, the network or the scenario."""
+        line = f"{place} {' '.join(map(str, parts))}"
+        now = self.network.now()
+        self._hash.update(f"{now!r} {line}\n".encode())
+        self.last[place].append((now, line))
+        if len(self.lines) < LINES:
+            self.lines.append(line)
+
+    # Hosts and their programs
+
+    def host(self, ip: str, program: Callable[..., Awaitable[object]] | None = None, *args: object) -> Host:
+        """The host with this IP address, the same one for the same address; `ValueError` if it is none.
+
+        `program(*args)` is what it runs once it is started. A `Node` that a program makes without `transport=` is
+        on its host. Without a program, hand the host to nodes: `Node(config, transport=host)`.
+        """
+        host = self.network.host(ip)
+        if program is not None:
+            self._programs[host] = partial(program, *args)
+            host.start_program = partial(self._restart, host)
+        return host
+
+    def start(self, *hosts: Host) -> None:
+        """Run the programs of these hosts; what a program raises ends the simulation, and comes out of `simulate`.
+
+        When its host crashes or is killed, a program is cancelled. It winds down in a void, where what it sends
+        vanishes and nothing comes; what it raises then is logged alone. SystemExit ends a program, and nothing else.
+        """
+        assert self._tasks is not None
+        for host in hosts:
+            self._ended[host] = anyio.Event()
+            self._tasks.start_soon(self._run, host, name=f"host {host.ip}")
+
+    async def _restart(self, host: Host) -> None:
+        if host in self._ended:
+            await self._ended[host].wait()
+        self.start(host)
+
+    async def _run(self, host: Host) -> None:
+        life = host.life
+        default_transport.set(host)
+        program_life.set(life)
+        try:
+            with anyio.CancelScope() as scope:
+                host.end_program = scope.cancel
+                await self._programs[host]()
+            self.note(host.ip, "program ended")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # of any program; it is raised again by `simulate`
+            self.note(host.ip, f"program raised {error!r}")
+            if life == host.life and isinstance(error, Exception):
+                self.fail(error)
+        finally:
+            self._ended[host].set()
+
+    def fail(self, error: BaseException) -> None:
+        """Let this be what comes of the simulation, unless there was something before."""
+        if self.failure is None:
+            self.failure, self.failed = error, self.network.now()
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+
+    def running(self, nodes: Iterable[Node]) -> AbstractAsyncContextManager[None]:
+        """Run nodes, which listen if their configs say so, and shut them down together at the end of the block."""
+        return _running(list(nodes))
+
+    async def until(self, predicate: Callable[[], object], *, within: float) -> None:
+        """Wait until `predicate()` is true, for `within` virtual seconds at the most; then `TimeoutError`.
+
+        The error says what was waited for, when that was, and what happened last. Cancelling it only stops the
+        waiting.
+        """
+        with anyio.move_on_after(within):
+            while not predicate():  # noqa: ASYNC110  # there is no event to wait for
+                await anyio.sleep(POLL)
+        if not predicate():
+            latest = self.lines[-1] if self.lines else "nothing"
+            raise TimeoutError(
+                f"not true within {within} s, at {self.network.now():.3f}: {described(predicate)}; last: {latest}"
+            )
+
+    async def run(self, scenario: Callable[..., Awaitable[object]], args: tuple[object, ...], limit: float) -> None:
+        """Run the scenario, and end what it has started."""
+        default_transport.set(_Nowhere())
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                with anyio.fail_after(limit):
+                    await scenario(self, *args)
+            except Exception as error:  # noqa: BLE001  # it is raised again by `simulate`
+                self.fail(error)
+            self._tasks.cancel_scope.cancel()
+            self.ends_by = self.network.now() + limit
+        self.network.events.clear()
+
+    def check_end(self) -> None:
+        """Raise `TimeoutError` if what the scenario has started does not end, so that time passes in vain."""
+        if self.network.now() > self.ends_by or self.network.now() == math.inf:
+            raise TimeoutError("what the scenario has started does not end when it is cancelled")
+
+    def __repr__(self) -> str:
+        return f"<Simulation with seed {self.seed}>"
+
+
+@asynccontextmanager
+async def _running(nodes: list[Node]) -> AsyncGenerator[None]:
+    async with AsyncExitStack() as stack:
+        for each in nodes:
+            await stack.enter_async_context(each)
+        for each in nodes:
+            if each.config.listener_addr is not None:
+                await each.start_listening()
+        try:
+            yield
+        finally:
+            async with anyio.create_task_group() as group:
+                for each in nodes:
+                    group.start_soon(each.shut_down)
+
+
+class _Nowhere(Host):
+    """The transport of a node that was made outside of all hosts: any use of it says so."""
+
+    def __init__(self) -> None:
+        super().__init__(Network(), "0.0.0.0")  # noqa: S104  # no address at all
+
+    async def resolve(self, _: tuple[str, int], /) -> NoReturn:
+        raise RuntimeError("in a simulation a node needs a host: Node(config, transport=sim.host('10.0.0.1'))")
+
+
+def _place(otherwise: str) -> str:
+    host = default_transport.get()
+    return otherwise if not isinstance(host, Host) or isinstance(host, _Nowhere) else host.ip
+
+
+def simulate(
+    scenario: Callable[[Simulation, Unpack[Ts]], Awaitable[object]],
+    *args: Unpack[Ts],
+    seeds: int | Iterable[int] = 1,
+    backend: str = "asyncio",
+    limit: float = 3600.0,
+    stall: float = 0.0,
+) -> None:
+    """Run `scenario(sim, *args)` in virtual time, once for each seed, up to the first failure.
+
+    A run with the same seed, backend and programs is the same again: the order of the tasks, the network's delays and
+    losses, and `random` follow from the seed alone. Not simulated are threads (starting one raises `RuntimeError`),
+    real sockets and files, subprocesses, `os.urandom` and the clocks of `time`. The garbage collector rests meanwhile.
+
+    seeds: so many, from 1 on, or these.
+    backend: "asyncio" or "trio".
+    limit: virtual seconds for each run; beyond that, which a hang makes happen at once, it is a `TimeoutError`.
+    stall: the probability that a look at the clock takes up to 3 ms, as on a busy machine.
+
+    Raises what the scenario, or the program of a host, raises. Before that, it writes to `sys.stderr`: the seed, how to
+    run it again, the last events of each host, and the first event that differs from those of the most similar seed
+    that passed.
+    """
+    passed: list[Simulation] = []
+    for seed in range(1, seeds + 1) if isinstance(seeds, int) else seeds:
+        sim = Simulation(seed)
+        with _isolated(sim):
+            run = partial(sim.run, scenario, args, limit)
+            try:
+                (_run_on_trio if backend == "trio" else _run_on_asyncio)(sim, run, stall)
+            except Exception as error:  # noqa: BLE001  # what it could not be ended by
+                sim.fail(error)
+        if sim.failure is not None:
+            again = f"seeds=[{seed}], backend={backend!r}, limit={limit}, stall={stall}"
+            name = getattr(scenario, "__qualname__", repr(scenario))
+            sys.stderr.write(_report(sim, f"simulate({', '.join([name, *map(repr, args)])}, {again})", passed))
+            raise sim.failure
+        passed = [*passed[-2:], sim]
+
+
+def _report(sim: Simulation, again: str, passed: list[Simulation]) -> str:
+    """What a failure tells."""
+    lines = [f"seed {sim.seed} failed at {sim.failed:.3f}: {sim.failure!r}", f"to run it again: {again}"]
+    latest = sorted(sim.last.values(), key=lambda events: events[-1][0])[-PLACES:]
+    lines += ["the last events of the hosts:", *(f"  {now:.6f} {line}" for each in latest for now, line in each)]
+    if passed:
+        alike, other = max(((_common(sim, other), other) for other in passed), key=lambda found: found[0])
+        lines.append(f"the first event, after {alike}, that differs from those of seed {other.seed}, which passed:")
+        lines += [f"  {one.seed}: {one.lines[alike] if alike < len(one.lines) else 'none'}" for one in (sim, other)]
+    return "\n".join(["", *lines, ""])
+
+
+def _common(a: Simulation, b: Simulation) -> int:
+    """How many of their first events are the same."""
+    pairs = enumerate(zip(a.lines, b.lines, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(a.lines), len(b.lines)))
+
+
+class _LogEntries(logging.Handler):
+    """Makes entries of the event log of what the library logs."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        super().__init__(logging.INFO)
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(_place(getattr(record, "node", "node")), record.levelname, record.getMessage())
+
+
+@contextmanager
+def _isolated(sim: Simulation) -> Generator[None]:
+    """Let nothing but the seed decide, and leave everything as it was."""
+    logger, make, state = logging.getLogger("pea2pea"), logging.getLogRecordFactory(), random.getstate()
+    entries, level = _LogEntries(sim.note), logger.level
+
+    def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.created, record.msecs = sim.network.now(), 0.0
+        return record
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(threading.Thread, "start", _refuse_thread))
+        stack.enter_context(patch.object(node, "_numbers", count()))
+        stack.callback(random.setstate, state)
+        stack.callback(logging.setLogRecordFactory, make)
+        stack.callback(logger.setLevel, level)
+        stack.callback(logger.removeHandler, entries)
+        random.seed(sim.seed)
+        logging.setLogRecordFactory(make_record)
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        logger.addHandler(entries)
+        if gc.isenabled():
+            gc.disable()
+            stack.callback(gc.enable)
+        yield
+
+
+def _refuse_thread(_: threading.Thread) -> NoReturn:
+    raise RuntimeError("a simulation cannot start a thread: nothing would decide when it runs")
+
+
+def _stalling(sim: Simulation, stall: float, advance: Callable[[float], object]) -> Callable[[], float]:
+    """The library's clock."""
+    stalls, now = Random(f"stalls {sim.seed}"), sim.network.now  # noqa: S311  # no secret
+    if not stall:
+        return now
+
+    def look() -> float:
+        if stalls.random() < stall:
+            advance(stalls.random() * STALL)
+        return now()
+
+    return look
+
+
+# asyncio
+
+
+def _run_on_asyncio(sim: Simulation, run: Callable[[], Awaitable[None]], stall: float) -> None:
+    loop = _Loop(sim, Random(f"order {sim.seed}"))  # noqa: S311  # no secret
+    sim.network.now = loop.time
+    with patch.object(_clock, "now", _stalling(sim, stall, loop.advance)):
+        anyio.run(run, backend_options={"loop_factory": lambda: loop})
+
+
+class _Selector(selectors.SelectSelector):
+    """Lets time pass where another one waits; no file is ever ready."""
+
+    def __init__(self, pass_time: Callable[[float | None], None]) -> None:
+        super().__init__()
+        self._pass_time = pass_time
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._pass_time(timeout)
+        return []
+
+
+class _Task(asyncio.Task[T]):
+    """A task with a number, which is its hash: a set of tasks has an order that does not depend on addresses."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Runs all that is to be run in one moment, turn by turn; then lets time pass."""
+
+    def __init__(self, sim: Simulation, order: Random) -> None:
+        self._sim, self._order = sim, order
+        self._moment = 0.0
+        self._plain: list[_Call] = []
+        self._steps: list[
+            tuple[int, int, asyncio.TimerHandle, Callable[[], object]]
+        ] = []  # of tasks, with their numbers
+        self._timers: list[tuple[float, int, asyncio.TimerHandle, Callable[[], object]]] = []
+        self._sequence = count()
+        self._numbers = count(1)
+        self._is_turning = False
+        self._turns = 0  # in this moment
+        super().__init__(_Selector(self._pass_time))
+        self.set_task_factory(self._make_task)
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        _Task.number = number = next(self._numbers)  # for the constructor, which schedules the first step
+        task = _Task[Any](coro, loop=loop, **options)
+        task.number = number
+        return task
+
+    def time(self) -> float:
+        return self._moment
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass while something runs."""
+        self._moment += seconds
+
+    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]  # of any types
+        handle, call = self._prepare(0.0, *args, **options)
+        owner = getattr(args[0], "__self__", None)
+        if isinstance(owner, _Task):
+            self._steps.append((owner.number, next(self._sequence), handle, call))
+        else:
+            self._plain.append((handle, call))
+        self._keep_turning()
+        return handle
+
+    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
+        handle, call = self._prepare(*args, **options)
+        heappush(self._timers, (handle.when(), next(self._sequence), handle, call))
+        return handle
+
+    def call_later(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
+        return self.call_at(self._moment + args[0], *args[1:], **options)
+
+    def _prepare(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> _Call:
+        """A handle, and the call that is made unless the handle is cancelled by then."""
+        context = copy_context() if context is None else context
+        return asyncio.TimerHandle(when, callback, args, self, context), partial(context.run, callback, *args)
+
+    def _keep_turning(self) -> None:
+        if not self._is_turning:
+            self._is_turning = True
+            super().call_soon(self._turn)
+
+    def _pass_time(self, timeout: float | None) -> None:
+        if timeout is not None:  # there is something to run
+            self._turns += 1
+            if self._turns > SPINNING:
+                self._moment += 0.001
+            return
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        moment = min(timers[0][0] if timers else math.inf, self._sim.network.next_event)
+        self._moment = max(self._moment, moment)
+        self._sim.check_end()
+        self._turns = 0
+        self._keep_turning()
+
+    def _turn(self) -> None:
+        self._sim.network.run_due()
+        calls, self._plain = self._plain, []
+        while self._timers and self._timers[0][0] <= self._moment:
+            calls.append(heappop(self._timers)[2:])
+        steps, self._steps = sorted(self._steps), []
+        self._order.shuffle(steps)
+        calls += [step[2:] for step in steps]
+        done = 0
+        try:
+            for handle, call in calls:
+                done += 1
+                if not handle.cancelled():
+                    self._make(call)
+        finally:
+            self._plain[:0] = calls[done:]
+            self._is_turning = False
+            if self._plain or self._steps:
+                self._keep_turning()
+
+    def _make(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  # as asyncio's own handles do
+            self.call_exception_handler({"message": f"exception in {call}", "exception": error})
+
+
+# trio
+
+
+def _run_on_trio(sim: Simulation, run: Callable[[], Coroutine[Any, Any, None]], stall: float) -> None:
+    import trio  # noqa: PLC0415  # it need not be there
+
+    network, statistics = sim.network, trio.lowlevel.current_statistics
+
+    class Driver(trio.abc.Clock, trio.abc.Instrument):
+        """The clock, which lets time pass when no task can run, and runs the network's events meanwhile."""
+
+        now = 0.0
+        turns = 0  # in this moment
+
+        def start_clock(self) -> None:
+            pass
+
+        def current_time(self) -> float:
+            return self.now
+
+        def advance(self, seconds: float) -> None:
+            self.now += seconds
+
+        def deadline_to_sleep_time(self, deadline: float) -> float:  # noqa: ARG002  # trio passes it by this name
+            sim.check_end()
+            return 0.0
+
+        def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # likewise
+            self.turns += 1
+            if self.turns > SPINNING:
+                self.now += 0.001
+            while not (found := statistics()).tasks_runnable:
+                deadline = self.now + found.seconds_to_next_deadline
+                self.now = max(self.now, min(deadline, network.next_event))
+                self.turns = 0
+                network.run_due()
+                if self.now >= deadline or self.now == math.inf:
+                    return
+
+    driver, order = Driver(), _order_of_trio()
+    network.now, state = driver.current_time, order.getstate()
+    order.seed(f"order {sim.seed}")
+    try:
+        with patch.object(_clock, "now", _stalling(sim, stall, driver.advance)):
+            anyio.run(run, backend="trio", backend_options={"clock": driver, "instruments": [driver]})
+    finally:
+        order.setstate(state)
+
+
+def _order_of_trio() -> Random:
+    """The random numbers by which trio orders its tasks: its entry point for Hypothesis hands them out."""
+    caught: list[Random] = []
+    stand_in = ModuleType("hypothesis")
+    stand_in.register_random = caught.append  # type: ignore[attr-defined]  # all that the entry point uses
+    real, sys.modules["hypothesis"] = sys.modules.get("hypothesis"), stand_in
+    try:
+        for entry in entry_points(group="hypothesis", name="trio"):
+            entry.load()()
+    finally:
+        del sys.modules["hypothesis"]
+        if real is not None:
+            sys.modules["hypothesis"] = real
+    if len(caught) != 1:
+        raise RuntimeError("this version of trio cannot be seeded")
+    return caught[0]
