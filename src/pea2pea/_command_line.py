@@ -205,6 +205,12 @@ class Peers:
             elif options.command == "proxy":
                 peer.other = await self.dial(options.dial[0])
                 peer.other.other = peer
+                if any(
+                    each.local == connection.addr for each in self.all.values()
+                ):  # in time: it has been dialled before
+                    failure = Failure(f"{show(options.dial[0])} leads back to this proxy; correct one of them", 2)
+                    await self.screen.fail(failure)
+                    raise failure
         except Exception as error:
             if inbound:
                 await self.screen.note(f"{connection} was refused: {reason_of(error)}")

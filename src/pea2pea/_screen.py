@@ -30,6 +30,7 @@ from unicodedata import east_asian_width
 
 import anyio
 from anyio import BrokenResourceError, Event, current_time
+from anyio.abc import SocketAttribute
 
 from ._text import printable
 from .codecs import BytesCodec, Codec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec
@@ -308,6 +309,7 @@ class Peer:
     def __init__(self, connection: Connection, stream: ByteStream, codec: Codec[Any]) -> None:
         self.connection, self.stream = connection, stream
         self.codec = codec  # for what is sent
+        self.local: object = stream.extra(SocketAttribute.local_address, None)
         self.number = 0
         self.name = str(connection)  # of a proxy's two connections both have that of the one who has dialled
         self.other: Peer | None = None  # to which a proxy hands on

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ..helpers import RawListener, RawPeer, wait_until
+from ..helpers import LOCALHOST, RawListener, RawPeer, wait_until
 from .program import Program, running, show
 
 if TYPE_CHECKING:
@@ -116,14 +116,18 @@ async def test_a_target_that_refuses_is_told_and_the_proxy_goes_on() -> None:
     assert program.code == 0
 
 
-async def test_a_proxy_of_itself_is_refused() -> None:
+@pytest.mark.parametrize("host", [LOCALHOST, "localhost"])
+async def test_a_proxy_of_itself_is_refused(host: str) -> None:
     with RawListener.open() as free:
         port = free.addr[1]
-    async with running("proxy", f"127.0.0.1:{port}", f"localhost:{port}") as program:
+    async with running("proxy", f"{LOCALHOST}:{port}", f"{host}:{port}") as program:
         await program.address()
-        with await RawPeer.dial(("127.0.0.1", port)) as client:
-            assert await client.is_refused()
-        await program.shows("is this very node|was refused", aside=True)
+        with await RawPeer.dial((LOCALHOST, port)) as client:
+            await client.is_refused()
+        await program.finished.wait()
+    assert program.code == 2
+    await program.shows(f"^pea2pea: {host}:{port} leads back to this proxy; correct one of them$", aside=True)
+    assert program.session.peers.numbers < 10
 
 
 async def test_two_conversations_are_kept_apart() -> None:
