@@ -14,7 +14,8 @@ The modules, in the order of a connection's life (imports point upwards in this 
     _life                       a connection from established to the end of its stream: one coroutine
     _admission                  limits, and the table of connections; nothing waits there
     _self_connection            recognises a node that talks to itself
-    _connecting                 accept, dial, adopt, set up
+    _connecting                 accept, adopt, set up
+    _dialling                   resolve, dial, go on to the next address
     node                        the public face, the block that owns all tasks, the shutdown
     handshakes, topology        helpers for handshakes, and for many nodes
     testing                     helpers for tests; nothing here imports it

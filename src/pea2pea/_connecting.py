@@ -1,18 +1,16 @@
-"""Connections come to be: accept, dial, adopt, and the set-up that all three share.
+"""Connections come to be: accept, adopt, and the set-up that they share with a dial (see `_dialling`).
 
-Rule: a slot that is reserved here is released here, once: by the dial that fails, or by the task that runs the
-connection, in its `finally`.
+Rule: a slot that is reserved for a connection is released here, once: by the task that runs the connection, in its
+`finally`, or where that task could not be started.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import anyio
 from anyio import CancelScope, Event, create_task_group, get_current_task
@@ -23,19 +21,18 @@ from ._address import Address, checked, show
 from ._admission import Admission
 from ._closing import close_stream
 from ._life import Protocols, run_established
-from ._report import Reporter, find_interrupt
+from ._report import Reporter
 from ._self_connection import Mirror, self_connection
 from ._session import Session, State
 from ._tasks import Tasks, call_at_end, start_in
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
-from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError
+from .errors import ConnectionLimitError, NodeClosedError, NodeError
 from .protocols.handshake import run_handshake
 from .stats import Stats
 from .transport import Listener, TCPStream, Transport
 
 _BACK_OFF_MIN, _BACK_OFF_MAX = 0.05, 1.0  # seconds between two tries to accept
-_STAGGER = 0.25  # seconds after which the next address of a name is dialled, too (RFC 8305, section 5)
 
 
 @dataclass(slots=True)
@@ -55,12 +52,6 @@ class Shared:
     def current_session(self) -> Session | None:
         """Return the connection in whose hooks the current task is."""
         return self.hook_tasks.get(get_current_task().id)
-
-
-class _Binding(Protocol):
-    """A transport that can bind the socket with which it dials."""
-
-    async def dial(self, addr: Address, /, *, local_addr: Address) -> ByteStream: ...
 
 
 class Attempt:
@@ -94,7 +85,6 @@ class Connector:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._attempts: dict[Attempt, None] = {}  # in order, so that the oldest can be found
-        self._dials: dict[CancelScope, None] = {}
         self._tasks: TaskGroup | None = None
         self.on_slot_freed: Callable[[], None] | None = None
         """Called when a set-up has ended."""
@@ -105,40 +95,6 @@ class Connector:
 
     # Ways in
 
-    async def connect(
-        self, dialled: Address, listening: Callable[[], Address | None], timeout: float, local_addr: Address | None
-    ) -> Connection:
-        """Dial an address, and set the connection up; see `Node.connect`."""
-        shared, caller = self._shared, self._shared.current_session()
-
-        async def dial(addr: Address) -> ByteStream:
-            await self._wait_for_ending(addr, caller)
-            self._refuse_self(addr, listening())
-            self._reserve(addr, caller)
-            try:
-                return await self._dial(addr, timeout, local_addr)
-            except BaseException:
-                shared.admission.release(addr)
-                raise
-
-        with self._dialling():
-            candidates = list(await self._resolve(dialled, timeout))
-        failure: Exception = OSError(f"{dialled[0]!r} has no address")
-        while candidates:
-            try:
-                with self._dialling():
-                    stream, addr = await _dial_any(candidates, dial, self._give_back)
-                session = self._session(stream, addr, Side.INITIATOR, dialled)
-                return await self.set_up(session, listening())
-            except NodeClosedError:
-                raise
-            except (OSError, NodeError) as error:
-                failure = error
-        try:
-            raise failure
-        finally:  # its traceback has this frame, which must not keep it
-            del failure
-
     async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
         """Set up a connection of a stream; see `Node.adopt`."""
         try:
@@ -146,7 +102,7 @@ class Connector:
         except NodeError:
             await close_stream(stream, self._shared.report)
             raise
-        return await self.set_up(self._session(stream, addr, side, None), None)
+        return await self.set_up(stream, addr, side, None, None)
 
     def admit(self, stream: ByteStream, addr: Address) -> None:
         """Set up a connection that a peer has dialled; raise `NodeError` if there is no room for it."""
@@ -161,8 +117,11 @@ class Connector:
         shared.report.debug("accepted a connection", addr)
         self._launch(Attempt(self._session(stream, addr, Side.RESPONDER, None), None))
 
-    async def set_up(self, session: Session, listening: Address | None) -> Connection:
+    async def set_up(
+        self, stream: ByteStream, addr: Address, side: Side, dialled: Address | None, listening: Address | None
+    ) -> Connection:
         """Run a connection whose slot is reserved; return it once it is established."""
+        session = self._session(stream, addr, side, dialled)
         attempt = Attempt(session, Event())
         assert attempt.done is not None
         try:
@@ -185,47 +144,13 @@ class Connector:
             return session.connection
         try:
             raise error
-        finally:  # likewise
+        finally:  # its traceback has this frame, which must not keep it
             del error
 
-    # Dialling
+    # Slots
 
-    @contextmanager
-    def _dialling(self) -> Generator[None]:
-        """Raise `NodeClosedError` if the node shuts down meanwhile."""
-        with CancelScope() as scope:
-            self._dials[scope] = None
-            try:
-                yield
-            finally:
-                del self._dials[scope]
-        if scope.cancelled_caught:
-            raise NodeClosedError("the node was shut down meanwhile")
-
-    async def _resolve(self, dialled: Address, timeout: float) -> Sequence[Address]:
-        with anyio.move_on_after(timeout):
-            return await self._shared.transport.resolve(dialled)
-        raise TimeoutError(f"{dialled[0]!r} was not resolved within {timeout} s")
-
-    async def _dial(self, addr: Address, timeout: float, local_addr: Address | None) -> ByteStream:
-        transport = self._shared.transport
-        self._shared.report.debug("dialling", addr)
-        with anyio.move_on_after(timeout):
-            if local_addr is None:
-                return await transport.dial(addr)
-            return await cast("_Binding", transport).dial(addr, local_addr=local_addr)
-        raise TimeoutError(f"{show(addr)} did not answer within {timeout} s")
-
-    async def _wait_for_ending(self, addr: Address, caller: Session | None) -> None:
-        """Wait while a connection to that address ends."""
-        established = self._shared.admission.established
-        while (ending := established.get(addr)) is not None and ending.connection.origin is not None:
-            if ending is caller:
-                raise AlreadyConnectedError(f"the connection to {show(addr)} ends only when its hook has returned")
-            await ending.wait_closed()
-
-    def _reserve(self, addr: Address, caller: Session | None) -> None:
-        """Take a slot for a dial; if there is none, from the oldest inbound set-up."""
+    def reserve(self, addr: Address, caller: Session | None) -> None:
+        """Take a slot for a dial; if there is none, from the oldest inbound set-up, but not from `caller`'s."""
         shared = self._shared
         try:
             shared.admission.reserve(addr, Side.INITIATOR)
@@ -245,22 +170,7 @@ class Connector:
             self._release(session)
             shared.admission.reserve(addr, Side.INITIATOR)
 
-    async def _give_back(self, stream: ByteStream, addr: Address) -> None:
-        """Close a stream that came too late, and release its slot."""
-        with CancelScope(shield=True):
-            await close_stream(stream, self._shared.report)
-        self._shared.admission.release(addr)
-
     # Self-connections
-
-    def _refuse_self(self, addr: Address, listening: Address | None) -> None:
-        """Refuse an address of this machine at the port where this node listens."""
-        if listening is None or self._shared.config.reuse_listener_port or addr[1] != listening[1]:
-            return
-        everywhere = listening[0] == "::" or (listening[0] == "0.0.0.0" and ":" not in addr[0])  # noqa: S104
-        is_local: Callable[[str], bool] | None = getattr(self._shared.transport, "is_local", None)
-        if addr == listening or (everywhere and is_local is not None and is_local(addr[0])):
-            raise self_connection(addr)
 
     def _watch_for_loop(self, session: Session, listening: Address | None) -> None:
         """Refuse a dial that has ended at this node's own listener."""
@@ -384,11 +294,9 @@ class Connector:
     # Shutdown
 
     def end_all(self, deadline: float) -> None:
-        """Abort all attempts, and end all connections with origin SHUTDOWN."""
+        """Abort all set-ups, and end all connections with origin SHUTDOWN."""
         for attempt in list(self._attempts):
             attempt.cancel(NodeClosedError("the node was shut down meanwhile"))
-        for scope in list(self._dials):
-            scope.cancel()
         for session in list(self._shared.admission.established.values()):
             session.end(DisconnectOrigin.SHUTDOWN)
             session.tighten_deadline(deadline)
@@ -437,61 +345,6 @@ class Connector:
 
     def _sessions(self) -> list[Session]:
         return [*(attempt.session for attempt in self._attempts), *self._shared.admission.established.values()]
-
-
-async def _dial_any(
-    candidates: list[Address],
-    dial: Callable[[Address], Awaitable[ByteStream]],
-    give_back: Callable[[ByteStream, Address], Awaitable[None]],
-) -> tuple[ByteStream, Address]:
-    """Dial the candidates, the next one when one has failed or has not answered for a while; the first to connect wins.
-
-    Those that were tried and have failed are removed from `candidates`, and so is the winner.
-    """
-    if len(candidates) == 1:
-        addr = candidates.pop()
-        return await dial(addr), addr
-    won: list[tuple[ByteStream, Address]] = []
-    failures: list[Exception] = []
-    under_way: dict[Address, None] = {}
-
-    async def attempt(addr: Address, ended: Event) -> None:
-        try:
-            won.append((await dial(addr), addr))
-            group.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next candidate may do better
-            failures.append(error)
-            del under_way[addr]
-        finally:
-            ended.set()
-
-    try:
-        async with create_task_group() as group:
-            while candidates and not won:
-                addr = candidates.pop(0)
-                ended = Event()
-                under_way[addr] = None
-                group.start_soon(attempt, addr, ended)
-                with anyio.move_on_after(_STAGGER if candidates else math.inf):
-                    await ended.wait()
-    except BaseException as error:
-        for stream, addr in won:
-            await give_back(stream, addr)
-        interrupt = find_interrupt(error)
-        if interrupt is not None:  # on trio it comes in a group
-            raise interrupt from None
-        raise
-    for stream, addr in won[1:]:
-        await give_back(stream, addr)
-    if won:
-        candidates[:0] = [addr for addr in under_way if addr != won[0][1]]
-        return won[0]
-    failure = failures.pop()
-    failures.clear()
-    try:
-        raise failure
-    finally:  # its traceback has this frame, which must not keep it
-        del failure
 
 
 class Acceptor:

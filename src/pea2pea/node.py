@@ -37,6 +37,7 @@ from ._address import Address, checked, show
 from ._admission import Admission, ConnectingView, ConnectionsView
 from ._closing import close_stream
 from ._connecting import Acceptor, Connector, Shared
+from ._dialling import Dialler
 from ._life import Protocols
 from ._report import Reporter, find_interrupt, name_background_task
 from ._session import Session, State
@@ -108,6 +109,7 @@ class Node(anyio.AsyncContextManagerMixin):
         )
         self._connector = Connector(self._shared)
         self._acceptor = Acceptor(self._shared, self._connector)
+        self._dialler = Dialler(self._shared, self._connector, self._acceptor)
         self._flusher = Flusher()
         self._run: _Run | None = None
 
@@ -237,7 +239,7 @@ class Node(anyio.AsyncContextManagerMixin):
         if local_addr is not None:
             local_addr = checked(local_addr, "local_addr")
         patience = self.config.connection_timeout if timeout is None else timeout
-        return await self._connector.connect(checked(addr), lambda: self.listening_addr, patience, local_addr)
+        return await self._dialler.connect(checked(addr), patience, local_addr)
 
     async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
         """Make a connection of a byte stream from anywhere, shake hands, and return the established connection.
@@ -331,7 +333,7 @@ class Node(anyio.AsyncContextManagerMixin):
             raise RuntimeError(f"{self!r} was entered before; a node is used once, make a new one")
         self.stats.created = current_time()
         self._shared.context = copy_context()
-        self._run = _Run(self._shared, self._connector, self._acceptor, self._flusher)
+        self._run = _Run(self._shared, self._connector, self._acceptor, self._dialler, self._flusher)
         async with self._run.block():
             yield self
 
@@ -358,7 +360,9 @@ def _check_enabling(what: str, already: object, given: object, *methods: str) ->
 class _Run:
     """A node from the moment when its block is entered: its tasks, its services, its end."""
 
-    def __init__(self, shared: Shared, connector: Connector, acceptor: Acceptor, flusher: Flusher) -> None:
+    def __init__(
+        self, shared: Shared, connector: Connector, acceptor: Acceptor, dialler: Dialler, flusher: Flusher
+    ) -> None:
         self.running = False  # it can be used
         self.closing = False
         self.closed = Event()
@@ -368,6 +372,7 @@ class _Run:
         self._report = shared.report
         self._connector = connector
         self._acceptor = acceptor
+        self._dialler = dialler
         self._flusher = flusher
         self._started: set[str] = set()  # services
         self._stop = Event()
@@ -532,6 +537,7 @@ class _Run:
         self._deadline = min(self._deadline, current_time() + self._shared.config.grace_period)
         self.closing = self._report.closing = True
         self._acceptor.cancel()
+        self._dialler.cancel()
         self._connector.end_all(self._deadline)
 
     def interrupt(self, error: BaseException | None) -> None:

@@ -105,12 +105,12 @@ def unacknowledged(sock: socket.socket) -> int | None:
 
 
 def names_of(stream: TypedAttributeProvider) -> tuple[Address, Address] | None:
-    """The local and the remote address of a stream's socket; None if it has none, or is closed."""
+    """The local and the remote address of a stream's socket; None if it has none, is closed, or cannot tell."""
     try:
         names = [stream.extra(SocketAttribute.local_address, None), stream.extra(SocketAttribute.remote_address, None)]
-    except OSError:
+        found = [canonical((name[0], name[1])) for name in names if isinstance(name, tuple)]
+    except Exception:  # noqa: BLE001  # an OSError; uvloop's ValueError for a closed descriptor; of a user's stream, any
         return None
-    found = [canonical((name[0], name[1])) for name in names if isinstance(name, tuple)]
     return (found[0], found[1]) if len(found) == 2 else None
 
 

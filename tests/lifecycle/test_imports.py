@@ -38,6 +38,7 @@ ORDER = (
     "_admission",
     "_self_connection",
     "_connecting",
+    "_dialling",
     "node",
     "handshakes",
     "topology",
