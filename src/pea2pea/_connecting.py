@@ -95,14 +95,14 @@ class Connector:
 
     # Ways in
 
-    async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
+    async def adopt(self, stream: ByteStream, addr: Address, side: Side, listening: Address | None) -> Connection:
         """Set up a connection of a stream; see `Node.adopt`."""
         try:
             self._shared.admission.reserve(addr, side)
         except NodeError:
             await close_stream(stream, self._shared.report)
             raise
-        return await self.set_up(stream, addr, side, None, None)
+        return await self.set_up(stream, addr, side, None, listening)
 
     def admit(self, stream: ByteStream, addr: Address) -> None:
         """Set up a connection that a peer has dialled; raise `NodeError` if there is no room for it."""

@@ -262,7 +262,7 @@ class Node(anyio.AsyncContextManagerMixin):
             with CancelScope(shield=True):
                 await close_stream(stream, self._report)
             raise
-        return await self._connector.adopt(stream, addr, side)
+        return await self._connector.adopt(stream, addr, side, self.listening_addr)
 
     async def disconnect(self, peer: Peer, *, abort: bool = False) -> bool:
         """Disconnect a peer; says whether this was what ended the connection.

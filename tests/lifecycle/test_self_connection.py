@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from pea2pea import Address, Config, DisconnectOrigin, Node, SelfConnectionError, TCPTransport
+from pea2pea import Address, Config, DisconnectOrigin, Node, SelfConnectionError, Side, TCPTransport
 
 from ..helpers import LOCALHOST, Echo, MemoryNetwork, RawPeer, User, connect, frame, two_nodes, wait_until
 
@@ -241,3 +241,15 @@ async def test_a_node_that_stops_listening_while_it_dials_itself_stays_usable() 
 async def dial(node: Node, addr: Address) -> None:
     with suppress(OSError, SelfConnectionError):
         await node.connect(addr)
+
+
+@pytest.mark.parametrize("known_as", ["its address", "a name"])
+async def test_an_adopted_stream_that_leads_back_is_refused(known_as: str) -> None:
+    user = User()
+    async with user.node as node:
+        addr = await node.start_listening()
+        stream = await TCPTransport().dial(addr)
+        known = addr if known_as == "its address" else ("a name", 1)
+        with pytest.raises(SelfConnectionError):
+            await node.adopt(stream, known, Side.INITIATOR)
+        await wait_until(lambda: not node.connections and not node.connecting)
