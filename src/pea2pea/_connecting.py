@@ -235,7 +235,7 @@ class Connector:
                 tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
             met = await self._shared.report.classify_soon("a connection's task", error, attempt.session.addr)
-            if attempt in self._attempts:
+            if attempt in self._attempts and not self._shared.report.closing:
                 attempt.fail(met)
             del met
         finally:

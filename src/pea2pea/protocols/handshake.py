@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from inspect import isawaitable
 from typing import Any, Protocol, cast
@@ -81,8 +81,8 @@ async def run_handshake(session: Session, handshake: Handshake, timeout: float) 
 
 
 async def _perform(session: Session, handshake: Handshake) -> object:
-    made: object = handshake.perform_handshake(session.connection, session.base)
-    return await made if isawaitable(made) else None
+    call: Callable[[Connection, ByteStream], object] = handshake.perform_handshake
+    return await made if isawaitable(made := call(session.connection, session.base)) else None
 
 
 def _timed_out(session: Session, timeout: float) -> HandshakeTimeoutError:
