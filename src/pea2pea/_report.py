@@ -128,21 +128,24 @@ class Reporter:
 
         When a program cancels all its tasks, the node may be closing a moment later, and then nothing is a bug.
         """
-        if not self.closing and _is_foreign_cancellation(error):
+        foreign = _is_foreign_cancellation(error)
+        if foreign and not self.closing:
             try:
                 for _ in range(3):
                     await cancel_shielded_checkpoint()
             except get_cancelled_exc_class():  # the next one from outside
                 pass
-        return self.classify(place, error, peer)
+        return self.classify(place, error, peer, foreign=foreign)
 
-    def classify(self, place: str, error: BaseException, peer: Address | None = None) -> Exception:
+    def classify(
+        self, place: str, error: BaseException, peer: Address | None = None, *, foreign: bool = False
+    ) -> Exception:
         """Report what left user code, as the peer's doing or as a bug, and return it as an `Exception`.
 
         A cancellation that AnyIO delivers is raised again. It may come in a group: on trio, what is raised during a
         cancellation comes together with it. A cancellation that AnyIO did not ask for (on asyncio: of a future, or of
-        the task) is a bug, unless the node is closing. What is neither an `Exception` nor a cancellation shuts the
-        node down and comes out of its block.
+        the task; `foreign` says that it was found to be one) is a bug, unless the node is closing. What is neither an
+        `Exception` nor a cancellation shuts the node down and comes out of its block.
         """
         if isinstance(error, GeneratorExit):  # the coroutine is thrown away, maybe after the event loop has ended
             raise error
@@ -154,7 +157,7 @@ class Reporter:
         if fatal is not None:
             self._on_interrupt(next(leaves(fatal)))
             told = cancelled = None
-        elif cancelled is not None and current_effective_deadline() != -math.inf:
+        elif cancelled is not None and (foreign or current_effective_deadline() != -math.inf):
             if self.closing:
                 self.info(f"{place} was cancelled while the node closes", peer)
             else:

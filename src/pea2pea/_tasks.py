@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, TypeVar
 
-from anyio import CancelScope, TaskHandle, create_task_group
+from anyio import CancelScope, TaskHandle, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint
 
@@ -60,6 +60,8 @@ class Tasks:
             job.begun, job.coro = True, None
             with job.scope:
                 await func()
+        except get_cancelled_exc_class():  # one from outside keeps the scope from catching its own (asyncio)
+            pass
         finally:
             self._jobs.pop(job, None)
 
@@ -68,6 +70,12 @@ class Tasks:
         self._cancelled = True
         for job in list(self._jobs):
             job.scope.cancel()
+
+    def finish(self) -> None:
+        """Close, after the group has ended, what was cancelled before it began."""
+        for job in self._jobs:
+            if job.coro is not None:
+                job.coro.close()
 
     async def drop_lost(self) -> bool:
         """Forget the tasks that were cancelled before they began; return whether there were any."""

@@ -388,10 +388,11 @@ class _Run:
     async def block(self) -> AsyncGenerator[None]:
         """Own all tasks of the node; what the body raises comes out as it is."""
         body_error: BaseException | None = None
+        manage = self._manage()
         try:
             async with create_task_group() as group:
                 self._block = group.cancel_scope
-                manager = group.create_task(self._manage(), name=f"pea2pea node {self._report.node}")
+                manager = group.create_task(manage, name=f"pea2pea node {self._report.node}")
                 try:
                     while not self.running:
                         await cancel_shielded_checkpoint()
@@ -416,6 +417,7 @@ class _Run:
             if body_error is None and self._fatal is None:
                 raise
         finally:
+            manage.close()  # if it was cancelled before it began
             await self._finish()
         if self._fatal is not None:
             raise self._fatal
@@ -433,6 +435,10 @@ class _Run:
                                     self._connector.open(connections)
                                     self.running = True
                                     await self._wait_for_stop(connections)
+                                    self.close()
+        except get_cancelled_exc_class():
+            if current_effective_deadline() == -math.inf:
+                raise  # from outside (asyncio), it ends the node, but not the block
         finally:
             with call_at_end(self._abandon):
                 self.close()
@@ -561,4 +567,6 @@ class _Run:
             with CancelScope(shield=True):
                 await self._acceptor.stop_and_close()
                 await self._connector.finish_all()
+            self.services.finish()
+            self._background.finish()
             self.closed.set()

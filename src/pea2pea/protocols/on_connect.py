@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from anyio import Event, TaskHandle
+from anyio import CancelScope, Event, TaskHandle
 from anyio.lowlevel import checkpoint
 
 from .._context import run_in
@@ -61,12 +61,15 @@ class Greeting:
 
     async def wait_ended(self) -> None:
         """Wait until the hook has ended."""
-        if self._session.broken:
-            for _ in range(3):  # a task that was cancelled before it began never ends (asyncio)
-                await checkpoint()
-            if not self._first_wait.is_set():
+        for _ in range(3):
+            if self._first_wait.is_set():
+                await self._task.wait()
                 return
-        await self._task.wait()
+            await checkpoint()
+        with CancelScope() as scope:  # its task was cancelled before it began, and never ends (asyncio)
+            if self._abortable:
+                scope.cancel()
+            await self._run()
 
     def give_up(self) -> None:
         """Cancel the hook, since the grace period is over."""
