@@ -129,6 +129,13 @@ def interrupts(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Simulate chaos: `nox -s chaos -- --seeds 1-2000 --backend trio`; `--mutants` for the bugs that it has to find."""
+    install(session, "test")
+    session.run("python", "-m", "tests.simulation.chaos", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Run every example through its command line, and look at what it prints."""
     install(session, "test", "examples")

@@ -1,0 +1,28 @@
+"""Ten seeds of the chaos, and a few of the bugs that it has to find."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation import chaos
+from tests.simulation.mutants import MUTANTS
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+@BACKENDS
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_nothing_goes_wrong(seed: int, backend: str) -> None:
+    done, _ = chaos.run(seed, backend)
+    assert done["messages"] > 0
+
+
+def test_a_seed_is_the_same_again() -> None:
+    assert chaos.run(4, "trio") == chaos.run(4, "trio")
+    assert chaos.run(5, "asyncio") == chaos.run(5, "asyncio")
+
+
+@pytest.mark.parametrize(("name", "seed"), [("a free slot is not noticed", 1), ("no turns of processing", 1)])
+def test_a_bug_is_found(name: str, seed: int) -> None:
+    with MUTANTS[name].applied(), pytest.raises(AssertionError):
+        chaos.run(seed, "asyncio")
