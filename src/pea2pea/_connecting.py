@@ -138,6 +138,7 @@ class Connector:
             attempt.cancel(NodeError("the set-up was cancelled"))
             with CancelScope(shield=True):
                 await attempt.done.wait()
+            attempt.error = None  # its traceback has the attempt
             raise
         error, attempt.error = attempt.error, None
         if error is None:

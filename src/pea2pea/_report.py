@@ -135,7 +135,10 @@ class Reporter:
                     await cancel_shielded_checkpoint()
             except get_cancelled_exc_class():  # the next one from outside
                 pass
-        return self.classify(place, error, peer, foreign=foreign)
+        try:
+            return self.classify(place, error, peer, foreign=foreign)
+        finally:  # a cancellation has this frame in its traceback, which must not keep it
+            del error
 
     def classify(
         self, place: str, error: BaseException, peer: Address | None = None, *, foreign: bool = False

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from contextvars import Context
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from anyio import CancelScope, Event, TaskHandle, current_time, get_current_task
+from anyio import CancelScope, Event, TaskHandle, current_time, get_cancelled_exc_class, get_current_task
 from anyio.abc import ByteStream, TaskGroup
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -181,7 +182,9 @@ class Session:
         try:
             await func()
         except BaseException as error:  # noqa: BLE001  # mostly a cancellation from outside
-            self.end(origin, await self.report.classify_soon("a connection's task", error, self.addr), broken=True)
+            # AnyIO's own ends here: the task's handle would keep it, and with it all frames of its traceback.
+            with suppress(get_cancelled_exc_class()):
+                self.end(origin, await self.report.classify_soon("a connection's task", error, self.addr), broken=True)
         finally:
             self.hook_tasks.pop(task, None)
 

@@ -50,34 +50,43 @@ class Handshake(Protocol):
 
 async def run_handshake(session: Session, handshake: Handshake, timeout: float) -> ByteStream:
     """Run the handshake of one connection; raise `HandshakeError` if it fails."""
-    heuristics = session.report.heuristics
     stream: object = None
     scope = CancelScope(deadline=current_time() + timeout)
     try:
         with scope:
             stream = await run_in(session.context, partial(_perform, session, handshake))
-    except BaseException as raised:  # on trio, what is raised during a cancellation comes in a group with that
-        error, _ = split_by_kind(raised, Exception)
-        if error is None or find_interrupt(raised) is not None:
-            error = await session.report.classify_soon("perform_handshake", raised, session.addr)
-        elif scope.cancel_called:
-            raise _timed_out(session, timeout) from raised
-        elif find_bug(error) is not None:
-            session.report.bug("perform_handshake", error, session.addr)
-        heuristics.handshake_failures += 1
-        session.report.info("a handshake failed", session.addr, error)
-        raise HandshakeError(f"the handshake with {show(session.addr)} failed: {describe(error)}") from raised
+    except BaseException as raised:
+        raise await _refuse(session, timeout, raised, late=scope.cancel_called) from raised
     if scope.cancelled_caught:
-        raise _timed_out(session, timeout)
+        raise _time_out(session, timeout)
     try:
         if not is_stream(stream):
             raise TypeError(f"perform_handshake must be async, and return a byte stream, not {stream!r:.200}")
     except TypeError as wrong:
-        heuristics.handshake_failures += 1
+        session.report.heuristics.handshake_failures += 1
         session.report.bug("perform_handshake", wrong, session.addr)
         raise HandshakeError(str(wrong)) from wrong
     session.report.debug("handshake done", session.addr)
     return cast("ByteStream", stream)
+
+
+async def _refuse(session: Session, timeout: float, raised: BaseException, *, late: bool) -> HandshakeError:
+    """Report what a handshake raised, and return the error for the caller; a cancellation goes through."""
+    try:
+        error = split_by_kind(raised, Exception)[
+            0
+        ]  # on trio, what is raised in a cancellation comes in a group with it
+        if error is None or find_interrupt(raised) is not None:
+            error = await session.report.classify_soon("perform_handshake", raised, session.addr)
+        elif late:
+            return _time_out(session, timeout)
+        elif find_bug(error) is not None:
+            session.report.bug("perform_handshake", error, session.addr)
+        session.report.heuristics.handshake_failures += 1
+        session.report.info("a handshake failed", session.addr, error)
+        return HandshakeError(f"the handshake with {show(session.addr)} failed: {describe(error)}")
+    finally:  # a cancellation has this frame in its traceback, which must not keep it
+        del raised
 
 
 async def _perform(session: Session, handshake: Handshake) -> object:
@@ -85,7 +94,7 @@ async def _perform(session: Session, handshake: Handshake) -> object:
     return await made if isawaitable(made := call(session.connection, session.base)) else None
 
 
-def _timed_out(session: Session, timeout: float) -> HandshakeTimeoutError:
+def _time_out(session: Session, timeout: float) -> HandshakeTimeoutError:
     session.report.heuristics.handshake_failures += 1
     session.report.heuristics.handshake_timeouts += 1
     session.report.info("a handshake took too long", session.addr)

@@ -331,12 +331,15 @@ class Reader(Generic[M]):
 
     def _decoder_failed(self, error: BaseException) -> None:
         session = self._session
-        if isinstance(error, FrameError):
-            session.report.heuristics.decode_errors += 1
-            session.report.info("a peer sent no valid frame", session.addr, error)
-            self._fail(error, broken=True)
-        else:
-            self._fail(session.report.classify("decode", error, session.addr))
+        try:
+            if isinstance(error, FrameError):
+                session.report.heuristics.decode_errors += 1
+                session.report.info("a peer sent no valid frame", session.addr, error)
+                self._fail(error, broken=True)
+            else:
+                self._fail(session.report.classify("decode", error, session.addr))
+        finally:  # a cancellation has this frame in its traceback, which must not keep it
+            del error
 
     def _fail(self, error: Exception, *, broken: bool = False) -> None:
         self._session.end(DisconnectOrigin.READING, error, broken=broken)
