@@ -707,7 +707,9 @@ class World:
                 self.check_excuse(end, min(end.asked, life.closing))
 
     def check_excuse(self, end: End, since: float) -> None:
-        others = [other for life in self.lives for other in life.ends.values() if other.name == end.peer]
+        others = [
+            other for life in self.lives for other in life.ends.values() if other.name == end.peer and other.events
+        ]
         if (
             others
             and current_time() < since + end.life.grace - 0.01

@@ -521,6 +521,12 @@ class _Listener:
 class _End:
     """One end of a connection: what the kernel does for it."""
 
+    __slots__ = (
+        "_acks", "_eof_acknowledged", "_eof_in", "_eof_out", "_eof_sent", "_flight", "_is_dead", "_is_orphan", "_last",
+        "_lost", "_reader", "_tries", "_unacknowledged", "_writer", "boot", "error", "host", "inbox", "is_closed",
+        "is_connecting", "is_void", "local", "network", "out", "peer", "remote",
+    )  # fmt: skip
+
     def __init__(self, host: Host, local: Address, remote: Address) -> None:
         self.host, self.network, self.boot = host, host.network, host.boot
         self.local, self.remote = local, remote
@@ -532,7 +538,7 @@ class _End:
         self._is_dead = False  # a reset has come or gone
         self.inbox, self.out = bytearray(), bytearray()
         self._unacknowledged = 0  # bytes in the send buffer, sent or not
-        self._acks: deque[tuple[float, int]] = deque()  # when they will be acknowledged
+        self._acks: list[tuple[float, int]] = []  # when they will be acknowledged
         self._flight = 0  # bytes under way
         self._last = 0.0  # when the last segment arrives
         self._lost: list[bytes | None] | None = None  # what did not get through, and what came behind it
@@ -560,7 +566,7 @@ class _End:
     def _room(self) -> int:
         acks, now = self._acks, self.network.now()
         while acks and acks[0][0] <= now:
-            self._unacknowledged -= acks.popleft()[1]
+            self._unacknowledged -= acks.pop(0)[1]
         return self.network.send_buffer - self._unacknowledged
 
     def take_error(self) -> int:
@@ -743,6 +749,7 @@ class _End:
 class _Socket(_End):
     """What a program sees of it, made like `socket.socket`."""
 
+    __slots__ = ()
     family = socket.AF_INET  # at which nobody looks but `SocketAttribute.family`
 
     def recv(self, size: int) -> bytes:
@@ -864,6 +871,8 @@ class _Socket(_End):
 
 class _Stream(TCPStream):
     """The library's own TCP stream; what waits, waits for the simulated socket."""
+
+    __slots__ = ("_simulated",)
 
     def __init__(self, sock: _Socket) -> None:
         self._simulated = sock

@@ -54,7 +54,7 @@ _Call: TypeAlias = tuple[asyncio.TimerHandle, Callable[[], object]]
 Ts = TypeVarTuple("Ts")
 
 POLL = 0.01  # virtual seconds between two looks at a condition
-LINES = 200_000  # of the event log that are kept, to compare it with another one
+LINES = 50_000  # of the event log that are kept, to compare it with another one
 LAST, PLACES = 4, 16  # events of each host that a failure tells, and hosts
 STALL = 0.003  # seconds that a look at the clock takes at the most, under `stall`
 SPINNING = 10_000  # turns in one moment, after which each takes a millisecond
