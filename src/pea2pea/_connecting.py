@@ -386,8 +386,9 @@ class Acceptor:
         name, context = f"pea2pea listener {report.node}", self._shared.context.copy()
 
         def lost() -> None:
-            self._listener = None
-            tasks.start(partial(self._close, listener), name, context, lambda: None)
+            if self._listener is listener:
+                self._listener = None
+            tasks.start(partial(self._close, listener), name, context, lost)
 
         self._scope = tasks.start(partial(self._accept, listener), name, context, lost)
         report.debug(f"listening at {show(listener.addr)}")

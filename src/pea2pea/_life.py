@@ -6,13 +6,12 @@ shielded: nothing but that deadline, or `Session.abandon`, cuts them short. Ever
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import current_effective_deadline, current_time, get_cancelled_exc_class
+from anyio import current_time, get_cancelled_exc_class
 
 from ._closing import Discarder, close_stream, end_stream, watch_for_eof
 from ._session import Session, State
@@ -98,9 +97,8 @@ async def _run_open(session: Session, reader: Reader[Any] | None, greeting: Gree
             else:
                 await watch_for_eof(session)
     except get_cancelled_exc_class() as error:
-        # Either the end of the connection, or one from outside (asyncio): of this task, or of one of the group's.
-        if session.connection.origin is None and current_effective_deadline() != -math.inf:
-            met = await session.report.classify_soon("a connection's task", error, session.addr)
+        if session.connection.origin is None:  # one from outside (asyncio), of this task or another one of the group's
+            met = await session.report.classify_soon("a connection's task", error, session.addr, foreign=True)
             session.end(DisconnectOrigin.READING, met, broken=True)
     except BaseException as error:  # noqa: BLE001  # of a stream, or our own
         met = session.report.classify("a connection's task", error, session.addr)

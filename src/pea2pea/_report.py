@@ -123,12 +123,14 @@ class Reporter:
             return await self.classify_soon(place, error, peer)
         return None
 
-    async def classify_soon(self, place: str, error: BaseException, peer: Address | None = None) -> Exception:
+    async def classify_soon(
+        self, place: str, error: BaseException, peer: Address | None = None, *, foreign: bool = False
+    ) -> Exception:
         """Classify an error; before that, let a cancellation from outside (asyncio) reach the node's other tasks.
 
         When a program cancels all its tasks, the node may be closing a moment later, and then nothing is a bug.
         """
-        foreign = _is_foreign_cancellation(error)
+        foreign = foreign or _is_foreign_cancellation(error)
         if foreign and not self.closing:
             try:
                 for _ in range(3):

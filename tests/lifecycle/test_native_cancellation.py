@@ -17,7 +17,7 @@ import pytest
 from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
 from tests.conftest import LOOPS, open_sockets
 
-from ..helpers import RawListener, User, connect, two_nodes, wait_until
+from ..helpers import RawListener, User, above_info, connect, two_nodes, wait_until
 from .cancelling import MEDIA, TURNS, Call, Cancelled, Sweep
 
 if TYPE_CHECKING:
@@ -378,8 +378,9 @@ async def test_a_closing_connection_whose_own_task_is_cancelled_ends_alone(still
         assert user.origins == [DisconnectOrigin.USER]
 
 
-@pytest.mark.filterwarnings("ignore:.*was never awaited")  # tasks that are cancelled before they begin
-def test_a_program_that_just_ends_leaves_nothing_open(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+def test_a_program_that_just_ends_leaves_nothing_open(
+    anyio_backend: tuple[str, dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
     """`asyncio.run` cancels every task there still is when the main one is done: here, two nodes at all moments."""
     sockets = open_sockets()
 
@@ -400,6 +401,7 @@ def test_a_program_that_just_ends_leaves_nothing_open(anyio_backend: tuple[str, 
             assert not user.node.connections
             assert not peer.node.connections
             assert open_sockets() == sockets, moment
+            assert not above_info(caplog), moment
             gc.collect()
     finally:
         gc.enable()
@@ -451,7 +453,6 @@ async def test_a_node_never_swallows_a_cancellation() -> None:
         assert await ended(task) == "cancelled"
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # that is what such a cancellation means
 async def test_a_reader_that_is_cancelled_before_it_began_is_not_waited_for() -> None:
     """The task that reads on while a handler waits for something."""
     dialler, responder = User(), User(enable={"reading"})
