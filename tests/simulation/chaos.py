@@ -43,7 +43,7 @@ from pea2pea._report import Reporter
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols.writing import Writer
 from pea2pea.testing import Host, Link, Simulation, simulate
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import FOUND_BY, MUTANTS
 from tests.simulation.streams import Foreign, NoEof, Wrapped
 
 ACTIONS = 600
@@ -810,9 +810,10 @@ def run_all(seeds: range, backend: str) -> int:
 
 
 def find_mutant(name: str, seeds: range, backends: list[str]) -> tuple[int, str] | None:
-    """The first of these seeds that fails with a bug put in, and on which event loop."""
+    """The seed that fails with a bug put in, and on which event loop: the known one, or the first of these."""
     began = time.perf_counter()
-    for seed, backend in product(seeds, backends):
+    known = [FOUND_BY[name]] if name in FOUND_BY else []
+    for seed, backend in [*known, *product(seeds, backends)]:
         with MUTANTS[name].applied(), open(os.devnull, "w") as quiet, redirect_stderr(quiet):  # noqa: PTH123  # no file
             try:
                 run(seed, backend)

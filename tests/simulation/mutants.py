@@ -93,3 +93,26 @@ MUTANTS = {
     "a failed write ends all": Mutant(Writer._break, "isinstance(error.__cause__ or error, BrokenPipeError)", "False"),
 }
 """By their names."""
+
+FOUND_BY: dict[str, tuple[int, str]] = {
+    "no limit for each ip of dials": (2, "asyncio"),
+    "one connection too many": (1, "asyncio"),
+    "one inbound too many": (3, "trio"),
+    "a side is not counted down": (1, "asyncio"),
+    "no budget for accepting": (1, "asyncio"),
+    "a free slot is not noticed": (1, "asyncio"),
+    "a failed set-up keeps its slot": (1, "asyncio"),
+    "names of a loop are kept": (1, "asyncio"),
+    "no turns of processing": (1, "asyncio"),
+    "messages are miscounted": (1, "asyncio"),
+    "two who write": (3, "trio"),
+    "the rest of a write is lost": (3, "asyncio"),
+    "senders are not woken": (1, "asyncio"),
+    "no flush": (3, "asyncio"),
+    "a loss is not reported": (1, "asyncio"),
+    "no deadline": (2, "asyncio"),
+    "no draining": (1, "asyncio"),
+    "on_disconnect twice": (1, "asyncio"),
+    "on_disconnect does not wait": (1, "asyncio"),
+}
+"""The seed that finds each. For the other mutants none is known: there the chaos lacks something."""

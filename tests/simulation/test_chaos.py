@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import chaos
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import FOUND_BY, MUTANTS
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -22,7 +22,14 @@ def test_a_seed_is_the_same_again() -> None:
     assert chaos.run(5, "asyncio") == chaos.run(5, "asyncio")
 
 
-@pytest.mark.parametrize(("name", "seed"), [("a free slot is not noticed", 1), ("no turns of processing", 1)])
-def test_a_bug_is_found(name: str, seed: int) -> None:
+@pytest.mark.parametrize("name", ["a free slot is not noticed", "no turns of processing", "two who write"])
+def test_a_bug_is_found(name: str) -> None:
     with MUTANTS[name].applied(), pytest.raises(AssertionError):
-        chaos.run(seed, "asyncio")
+        chaos.run(*FOUND_BY[name])
+
+
+def test_each_bug_can_be_put_in() -> None:
+    assert set(MUTANTS) >= set(FOUND_BY)
+    for mutant in MUTANTS.values():
+        with mutant.applied():
+            pass
