@@ -156,7 +156,8 @@ class _Race:
         self._candidates = candidates
         self._dial = dial
         self._give_back = give_back
-        self._under_way: dict[Address, bool] = {}  # whether it has, or may get, a slot
+        self._under_way: dict[Address, None] = {}
+        self._is_full = False  # another dial would lack a slot until one of those under way has ended
         self._connected: list[tuple[ByteStream, Address]] = []
         self._failures: list[Exception] = []
         self._ended = Event()  # one more dial
@@ -166,11 +167,13 @@ class _Race:
         kept = 0
         try:
             async with create_task_group() as tasks:
-                while self._candidates and not self._connected:
-                    addr, ended = self._candidates.pop(0), self._ended
-                    self._under_way[addr] = True
-                    tasks.start_soon(self._attempt, addr, tasks.cancel_scope, name=f"pea2pea dial {show(addr)}")
-                    with move_on_after(_STAGGER if self._candidates else math.inf):
+                while not self._connected and (self._candidates or self._under_way):
+                    ended = self._ended
+                    if self._candidates and not self._is_full:
+                        addr = self._candidates.pop(0)
+                        self._under_way[addr] = None
+                        tasks.start_soon(self._attempt, addr, tasks.cancel_scope, name=f"pea2pea dial {show(addr)}")
+                    with move_on_after(_STAGGER if self._candidates and not self._is_full else math.inf):
                         await ended.wait()
             kept = 1
         except BaseException as error:
@@ -188,27 +191,21 @@ class _Race:
         return winner
 
     async def _attempt(self, addr: Address, scope: CancelScope) -> None:
+        is_full = False
         try:
-            self._connected.append((await self._dial_with_slot(addr), addr))
+            self._connected.append((await self._dial(addr), addr))
             scope.cancel()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next address may do better
-            self._failures.append(error)
             del self._under_way[addr]
+            is_full = isinstance(error, ConnectionLimitError) and bool(self._under_way)
+            if is_full:
+                self._candidates.insert(0, addr)
+            else:
+                self._failures.append(error)
         finally:
+            self._is_full = is_full
             self._ended.set()
             self._ended = Event()
-
-    async def _dial_with_slot(self, addr: Address) -> ByteStream:
-        """Dial; where the other dials under way have taken the last slot, wait for one of them to fail."""
-        while True:
-            try:
-                return await self._dial(addr)
-            except ConnectionLimitError:
-                self._under_way[addr] = False
-                if not any(self._under_way.values()):
-                    raise
-            await self._ended.wait()
-            self._under_way[addr] = True
 
     def _raise_last_failure(self) -> None:
         if not self._failures:
