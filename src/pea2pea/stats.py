@@ -29,7 +29,9 @@ class Heuristics:
     """What happened at a node that the application cannot see otherwise. Read-only for users.
 
     connect_budget_rejections: dials of ours that were refused because `max_connecting` of them were under way.
-    inbound_rejections: inbound connections that were closed at once because a limit was reached.
+    inbound_rejections: inbound connections that were closed at once, or dropped during their set-up: a limit was
+        reached, a dial needed the slot, the peer's address is connected already, it is this very node, or the node
+        shuts down.
     accept_errors: failures to accept (no descriptors, no memory), each followed by a pause.
     handshake_failures: handshakes that raised or timed out, ours and theirs.
     handshake_timeouts: those of the failures that were timeouts.

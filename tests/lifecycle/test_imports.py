@@ -133,3 +133,11 @@ def test_a_sans_io_module_knows_no_socket_and_no_clock(name: str) -> None:
 def test_the_package_does_not_import_its_helpers_for_tests_nor_its_command_line(helpers: str) -> None:
     program = f"import sys, pea2pea; assert not [name for name in sys.modules if name.startswith('pea2pea.{helpers}')]"
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603  # our own program
+
+
+@pytest.mark.parametrize(
+    "name", ["codecs.LinesCodec()", "handshakes.MessageStream", "topology.ring(3)", "errors.NodeError", "Node()"]
+)
+def test_submodules_are_there_after_a_plain_import(name: str) -> None:
+    program = f"import pea2pea; pea2pea.{name}"
+    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603  # our own program

@@ -253,3 +253,34 @@ async def test_an_adopted_stream_that_leads_back_is_refused(known_as: str) -> No
         with pytest.raises(SelfConnectionError):
             await node.adopt(stream, known, Side.INITIATOR)
         await wait_until(lambda: not node.connections and not node.connecting)
+
+
+def addresses_of_this_host() -> list[str]:
+    """Loopback and, on Linux, one more of its addresses; the others are up to the machine."""
+    found = [LOCALHOST, "::1", *([OTHER] if sys.platform == "linux" else [])]
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.255", 9))  # it sends nothing
+        found.append(probe.getsockname()[0])
+    return found
+
+
+HERE = addresses_of_this_host()
+WRITTEN = ("0.0.0.0", "0", "::", "::ffff:0.0.0.0", "127.1", "2130706433", "::ffff:127.0.0.1", "localhost")  # noqa: S104
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("listen", ["0.0.0.0", "::", *HERE])  # noqa: S104  # that is what is tested
+async def test_no_address_that_is_dialled_leads_to_itself(listen: str, reuse: bool) -> None:  # parameters
+    user = User(Config(listener_addr=(listen, 0), reuse_listener_port=reuse))
+    refused = 0
+    async with user.node as node:
+        addr = await node.start_listening()
+        for host in (*WRITTEN, *HERE):
+            try:
+                await node.connect((host, addr[1]))
+            except SelfConnectionError:
+                refused += 1
+            except ConnectionRefusedError:
+                continue  # nobody listens there
+            await wait_until(lambda: not node.connections and not node.connecting)
+    assert refused or reuse
