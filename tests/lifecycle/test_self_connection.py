@@ -270,17 +270,18 @@ WRITTEN = ("0.0.0.0", "0", "::", "::ffff:0.0.0.0", "127.1", "2130706433", "::fff
 
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("listen", ["0.0.0.0", "::", *HERE])  # noqa: S104  # that is what is tested
-async def test_no_address_that_is_dialled_leads_to_itself(listen: str, reuse: bool) -> None:  # parameters
+async def test_no_way_to_write_its_own_address_leads_to_itself(listen: str, reuse: bool) -> None:  # parameters
     user = User(Config(listener_addr=(listen, 0), reuse_listener_port=reuse))
     refused = 0
     async with user.node as node:
         addr = await node.start_listening()
         for host in (*WRITTEN, *HERE):
+            (found,) = {each[0] for each in (await TCPTransport().resolve((host, addr[1])))[:1]}
+            if listen not in ("::", found) and (listen != "0.0.0.0" or ":" in found):  # noqa: S104
+                continue  # somebody else may listen there, at the same port
             try:
                 await node.connect((host, addr[1]))
             except SelfConnectionError:
                 refused += 1
-            except ConnectionRefusedError:
-                continue  # nobody listens there
             await wait_until(lambda: not node.connections and not node.connecting)
     assert refused or reuse
