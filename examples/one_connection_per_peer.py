@@ -63,9 +63,11 @@ class Member:
         """Remove a peer when its connection ends. `on_disconnect` is not enough: it is not called if the set-up fails
         after this, in the rest of the handshake or behind it (a shutdown, or a dial that needed the slot).
         """
-        await connection.wait_closed()
-        if self.peers.get(peer_id) is connection:  # the other side may have settled for a later one
-            del self.peers[peer_id]
+        try:
+            await connection.wait_closed()
+        finally:
+            if self.peers.get(peer_id) is connection:  # the other side may have settled for a later one
+                del self.peers[peer_id]
 
 
 async def dial(member: Member, other: Member) -> bool:

@@ -252,3 +252,44 @@ async def test_the_text_of_a_dialled_connection_is_what_was_dialled() -> None:
         assert responder.node.listening_addr is not None
         assert str(ours) == f"{LOCALHOST}:{responder.node.listening_addr[1]}"
         assert str(theirs) == f"{LOCALHOST}:{theirs.addr[1]}"
+
+
+@pytest.mark.parametrize("end", ["shut down", "a dial takes its slot"])
+async def test_it_is_not_closed_before_its_handshake_has_ended(end: str) -> None:
+    """A handshake that is cancelled may still clean up behind itself."""
+    user = User(Config(max_connections=1), enable={"handshake"})
+    cleaning, go_on, order = anyio.Event(), anyio.Event(), list[str]()
+
+    async def shake_hands(connection: Connection, stream: ByteStream) -> ByteStream:
+        if connection.side is Side.INITIATOR:
+            return stream
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cleaning.set()
+            with anyio.CancelScope(shield=True):
+                await go_on.wait()
+            order.append("handshake")
+        return stream
+
+    async def watch() -> None:
+        with anyio.CancelScope(shield=True):
+            await user.shaken[0].wait_closed()
+        order.append("closed")
+
+    user.shake_hands = shake_hands
+    with RawListener.open() as listener:
+        async with user.node as node, anyio.create_task_group() as tasks:
+            with await RawPeer.dial(await node.start_listening()):
+                await wait_until(lambda: user.shaken)
+                tasks.start_soon(watch)
+                await turns()
+                if end == "shut down":
+                    tasks.start_soon(node.shut_down)
+                else:
+                    tasks.start_soon(node.connect, listener.addr)
+                await cleaning.wait()
+                await turns()
+                assert not order
+                go_on.set()
+                await wait_until(lambda: order == ["handshake", "closed"])

@@ -239,3 +239,24 @@ async def test_a_dial_whose_socket_is_closed_at_once_harms_nobody() -> None:
                 await node.connect(addr)
             await wait_until(lambda: not node.connections and not node.connecting)
         await wait_until(lambda: not responder.node.connections)
+
+
+@pytest.mark.parametrize("direction", ["readable", "writable"])
+async def test_a_socket_that_somebody_else_waits_for_holds_no_block_up(direction: str) -> None:
+    """It is adopted, and ends, or serves; the block is left in time."""
+    one, other = socket.socketpair()
+    wait = anyio.wait_readable if direction == "readable" else anyio.wait_writable
+    with RawPeer(other), anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            one.setblocking(False)
+
+            async def wait_for_it() -> None:
+                with suppress(ClosedResourceError, OSError):
+                    await wait(one)
+
+            tasks.start_soon(wait_for_it)
+            await anyio.wait_all_tasks_blocked()
+            async with User(Config(grace_period=0.5)).node as node:
+                await node.adopt(TCPTransport.wrap(one), ("somebody", 1), Side.INITIATOR)
+            tasks.cancel_scope.cancel()
+    assert one.fileno() == -1

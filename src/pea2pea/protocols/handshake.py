@@ -41,9 +41,9 @@ class Handshake(Protocol):
         can come first, and then neither `on_connect` nor `on_disconnect` is called. So keep what the handshake learns
         under the connection in a `WeakKeyDictionary`, and register the peer in `on_connect`, where `on_disconnect`
         is sure to follow. Where the handshake itself must register the peer (to refuse a second connection),
-        start a task of the node's (`Node.start_soon`) that awaits `connection.wait_closed()` and takes the entry
-        back: it returns at the end of the connection, and also where the connection was not established. A
-        task of `Connection.start_soon` is cancelled by then.
+        start a task of the node's (`Node.start_soon`) that awaits `connection.wait_closed()` and, in a `finally`,
+        takes the entry back: it returns at the end of the connection, and also where the connection was not
+        established; a shutdown may cancel the task. A task of `Connection.start_soon` is cancelled by then.
         """
         ...
 
