@@ -55,6 +55,7 @@ ORDER = (
     "__main__",
 )
 SANS_IO = ("errors", "_text", "_address", "config", "stats", "codecs", "_admission")
+CLOCKS = ("_clock", "_screen")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
     for path in sorted(ROOT.rglob("*.py"))
@@ -127,6 +128,23 @@ def test_a_sans_io_module_knows_no_socket_and_no_clock(name: str) -> None:
         for alias in statement.names
     }
     assert not found & {"socket", "time", "anyio", "asyncio", "trio"}
+
+
+@pytest.mark.parametrize("name", [name for name in ORDER if name not in CLOCKS])
+def test_a_module_has_no_clock_but_the_event_loops(name: str) -> None:
+    """Timeouts are on one clock; `_clock` alone measures slices of work, and the screen shows the time of day."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    modules = {
+        alias.name.split(".")[0] if isinstance(statement, ast.Import) else (statement.module or "").split(".")[0]
+        for statement in ast.walk(tree)
+        if isinstance(statement, (ast.Import, ast.ImportFrom))
+        for alias in statement.names
+        if isinstance(statement, ast.Import) or not statement.level
+    }
+    assert not modules & {"time", "datetime"}
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert not names & {"monotonic", "perf_counter"}
 
 
 @pytest.mark.parametrize("helpers", ["testing", "_command_line", "_screen"])
