@@ -27,6 +27,7 @@ from anyio import (
     Event,
     TypedAttributeProvider,
     getaddrinfo,
+    move_on_after,
     notify_closing,
     wait_readable,
     wait_writable,
@@ -44,6 +45,7 @@ if sys.platform != "win32":
 READ_MIN, READ_MAX = 16 * 1024, 256 * 1024
 TAKE_MAX = 65_536  # what one unspecified `receive` takes, as AnyIO's streams do
 PARTS_MAX = 512  # parts of one sendmsg, below every system's IOV_MAX
+POLL = 0.25  # seconds after which a full socket is tried again: Linux says "writable" only when a third of it is free
 
 
 class Listener(Protocol):
@@ -418,7 +420,8 @@ class TCPStream(ByteStream):
             with suppress(BlockingIOError, InterruptedError):
                 rest = rest[self._sock.send(rest) :]
             if rest:
-                await self.writable()
+                with move_on_after(POLL):
+                    await self.writable()
 
     async def send_eof(self) -> None:
         """Half-close: the peer finds the end of the stream behind all that was sent (RFC 9293, section 3.6).

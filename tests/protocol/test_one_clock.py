@@ -1,10 +1,10 @@
-"""Every timeout is on the event loop's clock: with a mock clock of trio's each takes as long as it says, and no longer."""
+"""Every timeout is on the event loop's clock: under a mock clock of trio's each takes as long as it says."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import cast
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -17,13 +17,14 @@ from tests.helpers import ALL, MemoryNetwork, MemoryStream, MemoryTransport, Use
 
 PEER = ("192.0.2.1", 1)
 IDLE = 60.0
+Behaviour: TypeAlias = Callable[[MemoryStream], Coroutine[Any, Any, None]]
 
 
 def on_a_mock_clock(scenario: Callable[..., Awaitable[None]], *args: object) -> None:
     """Run it on a clock that jumps to what is waited for next, from a start that no other clock shows."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     clock.jump(1e6)
-    anyio.run(cast("Callable[..., Awaitable[None]]", scenario), *args, backend="trio", backend_options={"clock": clock})
+    anyio.run(scenario, *args, backend="trio", backend_options={"clock": clock})
 
 
 # Idle peers
@@ -50,7 +51,7 @@ async def keep_the_handler_busy(stream: MemoryStream) -> None:
     await stream.send(frame(b"this takes a while"))
 
 
-BEHAVIOURS: dict[Callable[[MemoryStream], Awaitable[None]], float] = {
+BEHAVIOURS: dict[Behaviour, float] = {
     say_nothing: IDLE,
     drip: IDLE,
     say_something_twice: 2 * (IDLE - 1) + IDLE,
@@ -59,7 +60,7 @@ BEHAVIOURS: dict[Callable[[MemoryStream], Awaitable[None]], float] = {
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
-def test_a_peer_is_idle_by_the_loops_clock(behaviour: Callable[[MemoryStream], Awaitable[None]]) -> None:
+def test_a_peer_is_idle_by_the_loops_clock(behaviour: Behaviour) -> None:
     async def scenario() -> None:
         user = User(enable={"on_disconnect"})
         user.node.enable_reading(user, idle_timeout=IDLE)

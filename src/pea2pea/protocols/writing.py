@@ -23,7 +23,7 @@ from ..codecs import Chunk, Encoder, Frame
 from ..config import at_least_one, needs
 from ..connection import Connection, DisconnectOrigin, Peer, address_of
 from ..errors import DeliveryError, NotConnectedError, QueueFullError
-from ..transport import TCPStream
+from ..transport import POLL, TCPStream
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -33,7 +33,6 @@ LARGE = 16 * 1024  # parts from this size on are not copied
 PARTS = 16  # a frame of more parts than these has its small ones joined before it is sent
 QUANTUM = 64 * 1024  # bytes that must get through within the write timeout
 SLICE = 0.001  # seconds of flushing before the event loop gets its turn
-POLL = 0.25  # seconds after which a full socket is tried again, at the latest
 
 
 class Writing(Protocol[M_contra]):
