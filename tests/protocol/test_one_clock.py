@@ -35,9 +35,10 @@ async def say_nothing(stream: MemoryStream) -> None:
 
 
 async def drip(stream: MemoryStream) -> None:
-    for byte in frame(bytes(100)):
-        await sleep(10)
-        await stream.send(bytes([byte]))
+    with suppress(anyio.BrokenResourceError):  # it has been disconnected
+        for byte in frame(bytes(100)):
+            await sleep(10)
+            await stream.send(bytes([byte]))
 
 
 async def say_something_twice(stream: MemoryStream) -> None:
