@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import ClosedResourceError, Event, create_task_group, sleep, sleep_forever
+from anyio import ClosedResourceError, Event, create_task_group, current_time, sleep, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from pea2pea import Config, Connection, DisconnectOrigin, NotConnectedError
 
-from ..helpers import ALL, RawPeer, User, frame, frames, turns, two_nodes, wait_until
+from ..helpers import ALL, RawListener, RawPeer, User, frame, frames, turns, two_nodes, wait_until
 from .stuck import CLOG, stuck_peer
 from .tls import SecureUser
 
@@ -189,6 +189,67 @@ async def test_each_message_that_is_drained_has_a_grace_of_its_own() -> None:
             await peer.send(b"".join(map(frame, MANY[:9])))
         await wait_until(lambda: user.ended, timeout=30)
     assert user.received == MANY[:9]
+
+
+@pytest.mark.parametrize("count", [60, 500])
+@pytest.mark.parametrize("how", ["disconnect", "disconnect by address", "disconnect, again and again"])
+async def test_once_this_node_wants_the_end_what_is_drained_shares_one_grace(how: str, count: int) -> None:
+    """The messages of a peer that has closed cleanly have a grace period each only until then."""
+    user = User(Config(grace_period=0.3))
+
+    async def handle(source: Connection, message: bytes) -> None:
+        await sleep(0.05)  # all together take far longer than the grace period, which is a time
+
+    user.handle = handle
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(b"".join(map(frame, MANY[:count])))
+        await wait_until(lambda: node.connections and user.only.origin is DisconnectOrigin.READING)
+        connection, before = user.only, current_time()
+        if how.endswith("again"):
+            async with create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(node.disconnect, connection)
+                    await sleep(0.1)  # a later call must not begin the grace period anew
+        else:
+            assert not await node.disconnect(connection.addr if how.endswith("address") else connection)
+        assert current_time() - before < 1.5
+        assert not node.connections
+    assert user.received == MANY[: len(user.received)]
+    assert len(user.received) < count
+    assert user.origins == [DisconnectOrigin.READING]
+
+
+async def test_a_connect_to_a_peer_whose_messages_are_drained_waits_for_the_end() -> None:
+    """It does not cut the draining short; a `disconnect` does, and then it goes on."""
+    user = User(Config(grace_period=0.3))
+    busy = Event()
+
+    async def handle(source: Connection, message: bytes) -> None:
+        busy.set()
+        await sleep(0.05)  # likewise
+
+    user.handle = handle
+    async with user.node as node:
+        with RawListener.open() as listener:
+            first = await node.connect(listener.addr)
+            with await listener.accept() as peer:
+                await peer.send(b"".join(map(frame, MANY[:1000])))
+            await wait_until(lambda: first.origin is DisconnectOrigin.READING)
+            await busy.wait()
+            found: list[Connection] = []
+
+            async def connect_anew() -> None:
+                found.append(await node.connect(listener.addr))
+
+            async with create_task_group() as tasks:
+                tasks.start_soon(connect_anew)
+                before = current_time()
+                await node.disconnect(first)
+            assert current_time() - before < 1.5
+            assert found == [user.only]
+            assert found != [first]
+            (await listener.accept()).close()
 
 
 async def test_a_handler_that_does_not_return_is_given_up_when_the_grace_is_over(
