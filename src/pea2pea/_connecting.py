@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, cast
 
 import anyio
-from anyio import CancelScope, Event, create_task_group, get_current_task
+from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class, get_current_task
 from anyio.abc import ByteStream, TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
@@ -57,13 +57,14 @@ class Shared:
 class Attempt:
     """A connection that is being set up, and the caller that waits for it."""
 
-    __slots__ = ("begun", "coro", "done", "error", "session")
+    __slots__ = ("begun", "coro", "done", "error", "over", "session")
 
     def __init__(self, session: Session, done: Event | None) -> None:
         self.session = session
         self.done = done  # for the caller; None: a peer has dialled
         self.error: Exception | None = None
         self.begun = False  # its task runs
+        self.over = False  # its task only waits for those of the connection, which are cancelled
         self.coro: Coroutine[Any, Any, None] | None = None  # of its task
 
     def fail(self, error: Exception | None) -> None:
@@ -233,12 +234,15 @@ class Connector:
                 session.tasks = tasks
                 if await self._establish(attempt):
                     await run_established(session, self._shared.protocols)
+                attempt.over = True
                 tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
-            met = await self._shared.report.classify_soon("a connection's task", error, attempt.session.addr)
-            if attempt in self._attempts and not self._shared.report.closing:
-                attempt.fail(met)
-            del met
+            # A hook's use of `Task.cancel` keeps the group from catching its own cancellation (asyncio).
+            if not attempt.over or not isinstance(error, get_cancelled_exc_class()):
+                met = await self._shared.report.classify_soon("a connection's task", error, attempt.session.addr)
+                if attempt in self._attempts and not self._shared.report.closing:
+                    attempt.fail(met)
+                del met
         finally:
             with call_at_end(partial(self._end_run, attempt)):
                 self._shared.hook_tasks.pop(get_current_task().id, None)

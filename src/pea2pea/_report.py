@@ -53,8 +53,9 @@ def only_peer_gone(error: BaseException, peer: Address) -> bool:
 
 
 def find_interrupt(error: BaseException) -> BaseException | None:
-    """Return the first KeyboardInterrupt or SystemExit in an exception or exception group."""
-    return next((leaf for leaf in leaves(error) if isinstance(leaf, (KeyboardInterrupt, SystemExit))), None)
+    """Return the first exception in it that ends the node: no `Exception`, and no cancellation."""
+    harmless = (Exception, GeneratorExit, get_cancelled_exc_class())
+    return next((leaf for leaf in leaves(error) if not isinstance(leaf, harmless)), None)
 
 
 def find_bug(error: BaseException) -> BaseException | None:

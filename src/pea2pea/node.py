@@ -71,10 +71,11 @@ class Node(anyio.AsyncContextManagerMixin):
 
     A `SystemExit` or `KeyboardInterrupt`, raised in the block or in a hook, a codec or a background task, shuts the
     node down gracefully, too, a second one at once. It comes out of `async with`, in place of anything else; the
-    block itself is cancelled. So a hook may end the program with `sys.exit()`. Any other exception of a hook harms
-    its own connection at the most. (Raised in a task that is not the node's, asyncio lets such an exception out of
-    its event loop, and cancels all tasks, also the node's: then the sockets are closed, but not every hook is
-    called.)
+    block itself is cancelled. So a hook may end the program with `sys.exit()`. The same holds for any other exception
+    that is neither an `Exception` nor a cancellation: what `pytest.fail` raises, for example, fails the test also from
+    a hook. An `Exception` of a hook harms its own connection at the most. (Raised in a task that is not the node's,
+    asyncio lets a `SystemExit` or `KeyboardInterrupt` out of its event loop, and cancels all tasks, also the node's:
+    then the sockets are closed, but not every hook is called.)
 
     config: what it was made with; it does not change.
     transport (when it is made): where byte streams come from; TCP by default.
@@ -346,7 +347,7 @@ class Node(anyio.AsyncContextManagerMixin):
         return run
 
     def _on_interrupt(self, error: BaseException) -> None:
-        """Shut down on KeyboardInterrupt or SystemExit and re-raise it from `async with`."""
+        """Shut down on KeyboardInterrupt, SystemExit and their like, and re-raise it from `async with`."""
         assert self._run is not None
         self._run.interrupt(error)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import pytest
 from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
 from tests.conftest import LOOPS, open_sockets
 
-from ..helpers import RawListener, User, above_info, connect, two_nodes, wait_until
+from ..helpers import ALL, RawListener, User, above_info, connect, two_nodes, wait_until
 from .cancelling import MEDIA, TURNS, Call, Cancelled, Sweep
 
 if TYPE_CHECKING:
@@ -507,3 +508,72 @@ async def test_every_call_cancelled_at_every_turn_leaves_nothing(medium: str, ca
     sweep = Sweep(medium)
     await sweep.run([call], list(range(TURNS)), cancelled_natively_after)
     assert sweep.in_time[call] or call == "abort"  # which is done within a turn
+
+
+async def fail_in_a_task_group() -> None:
+    """CPython 3.11 and 3.12 leave the task's `cancelling()` at 1, although the exception was caught."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    if sys.version_info >= (3, 11):
+        with suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(fail())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup is new in Python 3.11")
+@pytest.mark.parametrize("with_task", [False, True], ids=["", "beside a background task"])
+@pytest.mark.parametrize("how", ["disconnect", "the peer's close", "leaving the block"])
+@pytest.mark.parametrize(
+    "place", ["perform_handshake", "on_connect", "process_message", "the other reader", "on_disconnect"]
+)
+async def test_a_hook_that_caught_the_errors_of_a_task_group_is_no_bug(
+    place: str, how: str, with_task: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its connection ends in order afterwards, with all that was sent to the peer."""
+    user, peer = User(enable=ALL), User()
+
+    async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
+        await hook("perform_handshake")
+        return stream
+
+    async def hook(here: str) -> None:
+        if here == place:
+            await fail_in_a_task_group()
+
+    async def handle(_: Connection, message: bytes) -> None:
+        if message == b"wait":  # meanwhile the other reader reads the next message, and processes it
+            await turns(10)
+        else:
+            await hook("process_message")
+            await hook("the other reader")
+
+    user.shake_hands = shake_hands
+    user.greet = lambda _: hook("on_connect")
+    user.handle = handle
+    user.part = lambda *_: hook("on_disconnect")
+    async with user.node as node, peer.node:
+        theirs, ours = await connect(peer, user)
+        if with_task:
+            ours.start_soon(anyio.sleep_forever)
+        if place == "the other reader":
+            await peer.outbox.deliver(theirs, b"wait")
+            await wait_until(lambda: user.received)
+        await peer.outbox.deliver(theirs, b"hello")
+        await wait_until(lambda: user.connected and user.received and user.received[-1] == b"hello")
+        await turns(20)
+        for number in range(100):
+            user.outbox.send_nowait(ours, b"%d" % number)
+        if how == "disconnect":
+            assert await node.disconnect(ours)
+        elif how == "the peer's close":
+            await peer.node.disconnect(theirs)
+        else:
+            await node.shut_down()
+        await wait_until(lambda: not node.connections and not peer.node.connections)
+    assert len(user.ended) == 1
+    if how != "the peer's close":
+        assert peer.received == [b"%d" % number for number in range(100)]
+    assert node.heuristics.hook_errors == 0
+    assert not above_info(caplog)

@@ -51,7 +51,11 @@ def ends_the_block(backend: Backend, user: Flawed, expected: BaseException) -> N
     anyio.run(main, backend=backend[0], backend_options=backend[1])
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+class Outcome(BaseException):
+    """Neither an `Exception` nor an interrupt, like the outcomes of pytest's and others' test runners."""
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Outcome, pytest.fail.Exception])
 @pytest.mark.parametrize("place", ["perform_handshake", *PLACES])
 def test_it_comes_out_of_the_block_as_it_is(
     anyio_backend: Backend, place: str, kind: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
@@ -101,9 +105,12 @@ def test_it_comes_out_of_a_handler_that_the_second_reader_has_called(anyio_backe
     anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Outcome])
 @pytest.mark.parametrize("place", ["perform_handshake", *ASYNC])
-def test_it_comes_out_of_an_exception_group(anyio_backend: Backend, place: str) -> None:
-    error = KeyboardInterrupt()
+def test_it_comes_out_of_an_exception_group(
+    anyio_backend: Backend, place: str, kind: Callable[[], BaseException]
+) -> None:
+    error = kind()
 
     async def fail() -> None:
         raise ZeroDivisionError
