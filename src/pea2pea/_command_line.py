@@ -91,7 +91,7 @@ from ._screen import Failure, Framing, Item, Peer, Screen, Tap, read, read_recor
 from .codecs import BytesCodec, LinesCodec
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
-from .errors import FrameError, NodeError, NotConnectedError
+from .errors import FrameError, NodeError, NotConnectedError, SelfConnectionError
 from .node import Node
 from .transport import TCPTransport, Transport
 
@@ -153,6 +153,10 @@ class Peers:
                 self.dialled += 1
                 found = (f"{found[0]}#{self.dialled}", found[1])
             return self.fresh.pop(await self.node.adopt(stream, found, Side.INITIATOR))
+        except SelfConnectionError as error:
+            failure = Failure(f"{show(addr)} leads back to this proxy; correct one of them", 2)
+            await self.screen.fail(failure)
+            raise failure from error
         except (OSError, NodeError) as error:
             raise Failure(f"cannot connect to {show(addr)}: {reason_of(error)}") from error
 
@@ -205,12 +209,6 @@ class Peers:
             elif options.command == "proxy":
                 peer.other = await self.dial(options.dial[0])
                 peer.other.other = peer
-                if any(
-                    each.local == connection.addr for each in self.all.values()
-                ):  # in time: it has been dialled before
-                    failure = Failure(f"{show(options.dial[0])} leads back to this proxy; correct one of them", 2)
-                    await self.screen.fail(failure)
-                    raise failure
         except Exception as error:
             if inbound:
                 await self.screen.note(f"{connection} was refused: {reason_of(error)}")
