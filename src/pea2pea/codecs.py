@@ -127,6 +127,7 @@ class _Incremental(ABC, Generic[M]):
     def __init__(self, max_length: int, expressible: int | None = None) -> None:
         at_least_one("max_length", max_length)
         self.max_length: Final[int] = max_length if expressible is None else min(max_length, expressible)
+        """The most bytes that a message may have."""
         self._rest = b""
         self._partial = _Partial()
         self._refused: str | None = None
@@ -514,7 +515,8 @@ class LinesCodec(_Terminated[str]):
         if unfit:
             raise ValueError(f"encoding must write line ends as ASCII does, unlike {encoding!r}")
         super().__init__(b"\n", max_length, slack=1)  # the CR before the LF, which does not count
-        self.encoding = encoding
+        self.encoding: Final[str] = encoding
+        """The name of the encoding, as it was given."""
 
     def __repr__(self) -> str:
         return f"LinesCodec({self.encoding!r}, max_length={self.max_length})"

@@ -15,36 +15,43 @@ BACKLOG_MAX = 2**31 - 1  # what listen(2) takes
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of a `Node`. They do not change; a mistake is a `ValueError` or `TypeError` that names the field.
-
-    name: the node's name in logs and task names, not empty; None: a sequential number.
-    listener_addr: where `start_listening` listens (port 0: any free one); None: the node does not listen. To be
-        reached from other machines, it listens at "0.0.0.0", or at "::" for IPv6 as well.
-    listener_backlog: how many connections the kernel keeps for us until they are accepted.
-    reuse_listener_port: share the listening port with other sockets that do the same (SO_REUSEPORT).
-    max_connections: connections, established and being set up, in both directions. Where there is no room for a dial,
-        it takes the slot of the inbound set-up, if there is one, that has been under way for longest.
-    max_inbound: of these at most so many inbound ones, which keeps slots for our own dials; None: no limit of its own.
-    max_connections_per_ip: connections with one IPv4 address or IPv6 prefix; loopback and hosts that are no IP literal
-        are exempt. A peer behind NAT64 counts by its IPv4 address (RFC 6052; for RFC 8215 by the whole address).
-    ipv6_prefix: how many leading bits of an IPv6 address are counted as one peer.
-    max_connecting: set-ups at a time, for each direction by itself; never more than `max_connections`, and what was
-        given again where `dataclasses.replace` raises that.
-    connection_timeout: seconds that a TCP dial may take, for each address tried; the handshake has its own timeout.
-    grace_period: seconds that an orderly end may take (hook, flush and goodbye together); 0: none.
-    """
+    """The settings of a `Node`. They do not change; a mistake is a `ValueError` or `TypeError` that names the field."""
 
     name: str | None = None
+    """The node's name in logs and task names, not empty; None: a sequential number."""
     listener_addr: Address | None = ("127.0.0.1", 0)
+    """Where `Node.start_listening` listens (port 0: any free one); None: the node does not listen.
+
+    To be reached from other machines, it listens at "0.0.0.0", or at "::" for IPv6 as well.
+    """
     listener_backlog: int = 128
+    """How many connections the kernel keeps for us until they are accepted."""
     reuse_listener_port: bool = False
+    """Share the listening port with other sockets that do the same (SO_REUSEPORT)."""
     max_connections: int = 100
+    """Connections, established and being set up, in both directions.
+
+    Where there is no room for a dial, it takes the slot of the inbound set-up, if there is one, that has been under way
+    for longest.
+    """
     max_inbound: int | None = None
+    """Inbound connections, which keeps slots for our own dials; None: no limit of its own."""
     max_connections_per_ip: int = 8
+    """Connections with one IPv4 address or IPv6 prefix; loopback and hosts that are no IP literal are exempt.
+
+    A peer behind NAT64 counts by its IPv4 address (RFC 6052; for RFC 8215 by the whole address).
+    """
     ipv6_prefix: int = 64
+    """How many leading bits of an IPv6 address are counted as one peer."""
     max_connecting: int = 100
+    """Set-ups at a time, for each direction by itself; never more than `max_connections`.
+
+    `dataclasses.replace` with a greater `max_connections` brings back what was given.
+    """
     connection_timeout: float = 3.0
+    """Seconds that a TCP dial may take, for each address tried; the handshake has its own timeout."""
     grace_period: float = 5.0
+    """Seconds that an orderly end may take (hook, flush and goodbye together); 0: none."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, (str, type(None))):

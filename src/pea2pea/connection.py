@@ -18,34 +18,33 @@ Ts = TypeVarTuple("Ts")
 
 
 class Side(Enum):
-    """Which part a node plays in a connection; always this node's own. `~side` is the other one.
-
-    INITIATOR: this node has dialled. RESPONDER: it was dialled.
-    """
+    """Which part a node plays in a connection; always this node's own. `~side` is the other one."""
 
     INITIATOR = "initiator"
+    """This node has dialled."""
     RESPONDER = "responder"
+    """This node was dialled."""
 
     def __invert__(self) -> Side:
         return Side.RESPONDER if self is Side.INITIATOR else Side.INITIATOR
 
 
 class DisconnectOrigin(Enum):
-    """What ended a connection.
-
-    USER: `Node.disconnect`, at this node.
-    SHUTDOWN: this node shuts down.
-    READING: the peer closed or broke the connection, sent no valid frame or nothing at all, or `decoder`, `decode` or
-        `process_message` raised; `Connection.cause` says which.
-    WRITING: a write failed or timed out, or `encoder` raised; likewise.
-    ON_CONNECT: `on_connect` raised.
-    """
+    """What ended a connection."""
 
     USER = "user"
+    """`Node.disconnect`, at this node."""
     SHUTDOWN = "shutdown"
+    """This node shuts down."""
     READING = "reading"
+    """The peer closed or broke the connection, sent no valid frame or nothing at all, or a hook of `Reading` raised.
+
+    `Connection.cause` says which.
+    """
     WRITING = "writing"
+    """A write failed or timed out, or `Writing.encoder` raised; `Connection.cause` says which."""
     ON_CONNECT = "on_connect"
+    """`OnConnect.on_connect` raised."""
 
 
 class Supervisor(Protocol):
@@ -77,14 +76,6 @@ class Connection(TypedAttributeProvider):
     It is compared by identity and can be referenced weakly. As a `Peer` it means this very connection, never a
     later one with the same address. `extra(attribute)` reaches the typed attributes of its stream (AnyIO's
     `SocketAttribute`, `TLSAttribute` and so on) until it is closed. `str(connection)` is `host:port`.
-
-    addr: the peer's address; the key of this connection in `Node.connections`. If the peer has dialled, its port is
-        not the one where it listens.
-    side: this node's side.
-    dialled: what `Node.connect` was given, in canonical form, host name and all; None if it was not dialled.
-    stats: what went over this connection.
-    origin: what ended it; None while it lives.
-    cause: once it ends with READING or WRITING: why; None after the peer's clean close.
     """
 
     __slots__ = ("_supervisor", "addr", "cause", "dialled", "origin", "side", "stats")
@@ -92,12 +83,21 @@ class Connection(TypedAttributeProvider):
     def __init__(
         self, addr: Address, side: Side, dialled: Address | None, stats: Stats, supervisor: Supervisor
     ) -> None:
-        self.addr: Final = addr
-        self.side: Final = side
-        self.dialled: Final = dialled
-        self.stats: Final = stats
+        self.addr: Final[Address] = addr
+        """The peer's address; the key of this connection in `Node.connections`.
+
+        If the peer has dialled, its port is not the one where it listens.
+        """
+        self.side: Final[Side] = side
+        """This node's side."""
+        self.dialled: Final[Address | None] = dialled
+        """What `Node.connect` was given, in canonical form, host name and all; None if it was not dialled."""
+        self.stats: Final[Stats] = stats
+        """What went over this connection."""
         self.origin: DisconnectOrigin | None = None
+        """What ended it; None while it lives."""
         self.cause: Exception | None = None
+        """Once it ends with READING or WRITING: why; None after the peer's clean close."""
         self._supervisor: Supervisor | None = supervisor
 
     def start_soon(

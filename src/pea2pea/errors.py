@@ -45,15 +45,12 @@ class AlreadyConnectedError(NodeError):
 
 
 class ConnectionLimitError(NodeError):
-    """A limit of the node's is reached.
-
-    `limit` is the name of the `Config` field: `max_connections`, `max_inbound`, `max_connections_per_ip` or
-    `max_connecting`.
-    """
+    """A limit of the node's is reached."""
 
     def __init__(self, message: str, limit: str) -> None:
         super().__init__(message)
-        self.limit = limit
+        self.limit: str = limit
+        """The field of `Config`: "max_connections", "max_inbound", "max_connections_per_ip" or "max_connecting"."""
 
     def __reduce__(self) -> tuple[type[ConnectionLimitError], tuple[str, str]]:
         return type(self), (str(self), self.limit)
@@ -68,11 +65,12 @@ class HandshakeTimeoutError(HandshakeError, TimeoutError):
 
 
 class _AboutPeerError(NodeError):
-    """`addr` is the address of the peer that it is about."""
+    """An error about one peer."""
 
     def __init__(self, message: str, addr: tuple[str, int] | None = None) -> None:
         super().__init__(message)
-        self.addr = addr
+        self.addr: tuple[str, int] | None = addr
+        """The address of the peer that it is about."""
 
     def __reduce__(self) -> tuple[type[_AboutPeerError], tuple[str, tuple[str, int] | None]]:
         return type(self), (str(self), self.addr)

@@ -77,26 +77,28 @@ class Node(anyio.AsyncContextManagerMixin):
     asyncio lets a `SystemExit` or `KeyboardInterrupt` out of its event loop, and cancels all tasks, also the node's:
     then the sockets are closed, but not every hook is called.)
 
-    config: what it was made with; it does not change.
-    transport (when it is made): where byte streams come from; TCP by default.
-    name: the name given in the config, or a number of its own.
-    stats: what went over all its connections, past ones included.
-    heuristics: counters of what the application cannot see.
-    connections: the established connections by the peers' addresses: a live, read-only view, which iterates over a
-        snapshot, so that a loop over it may await.
-    connecting: the addresses of connections that are being set up: a live, read-only view, likewise.
+    `transport` is where byte streams come from; TCP by default.
     """
 
     def __init__(self, config: Config = Config(), *, transport: Transport | None = None) -> None:  # noqa: B008  # frozen
         if not isinstance(cast("object", config), Config):
             raise TypeError(f"config must be a Config, not {config!r}")
-        self.config: Final = config
-        self.name: Final = str(next(_numbers)) if config.name is None else config.name
-        self.stats: Final = Stats()
-        self.heuristics: Final = Heuristics()
+        self.config: Final[Config] = config
+        """What it was made with; it does not change."""
+        self.name: Final[str] = str(next(_numbers)) if config.name is None else config.name
+        """The name given in the config, or a number of its own."""
+        self.stats: Final[Stats] = Stats()
+        """What went over all its connections, past ones included."""
+        self.heuristics: Final[Heuristics] = Heuristics()
+        """Counters of what the application cannot see."""
         self._admission = Admission(config)
         self.connections: Final[Mapping[Address, Connection]] = ConnectionsView(self._admission)
+        """The established connections by the peers' addresses: a live, read-only view.
+
+        It iterates over a snapshot, so that a loop over it may await.
+        """
         self.connecting: Final[AbstractSet[Address]] = ConnectingView(self._admission)
+        """The addresses of connections that are being set up: a live, read-only view, likewise over a snapshot."""
         self._report = Reporter(self.name, self.heuristics, self._on_interrupt)
         self._protocols = Protocols()
         self._shared = Shared(

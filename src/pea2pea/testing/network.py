@@ -63,19 +63,20 @@ def _error(code: int, what: str) -> OSError:
 class Link:
     """What the way from one host to another is like.
 
-    latency: seconds from one host to the other; of a range, each pair of hosts has its own latency, drawn from the
-        network's seed.
-    bandwidth: bytes a second that a host can send, to all others together; None: as much as it likes.
-    jitter: seconds; each segment takes up to so much longer, and none overtakes another one of its connection.
-    loss: the probability that a segment is lost, below 1. What is lost is sent again.
-
     Raises `ValueError` for a negative value, and for a loss of 1 or more.
     """
 
     latency: float | tuple[float, float] = 0.0
+    """Seconds from one host to the other.
+
+    Of a range, each pair of hosts has its own latency, drawn from the network's seed.
+    """
     bandwidth: float | None = None
+    """Bytes a second that a host can send, to all others together; None: as much as it likes."""
     jitter: float = 0.0
+    """Seconds; each segment takes up to so much longer, and none overtakes another one of its connection."""
     loss: float = 0.0
+    """The probability that a segment is lost, below 1. What is lost is sent again."""
 
     def __post_init__(self) -> None:
         least, most = self.latencies
@@ -92,12 +93,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Packet:
-    """A segment on its way, as a rule sees it: a connection's first (SYN), data, its end (FIN), or a reset (RST)."""
+    """A segment on its way, as `Network.rule` sees it."""
 
     source: Address
+    """Who sends it."""
     target: Address
+    """Whom it is for."""
     kind: Kind
+    """A connection's first ("SYN"), "DATA", the end of a stream ("FIN"), or a reset ("RST")."""
     data: bytes = b""
+    """The bytes of the stream that it carries."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,14 @@ class Verdict:
     """
 
     delay: float = 0.0
+    """Seconds that the packet takes longer."""
     drop: bool = False
+    """Whether the packet is lost."""
 
     PASS: ClassVar[Verdict]
+    """The packet goes on."""
     DROP: ClassVar[Verdict]
+    """The packet is lost."""
 
 
 Verdict.PASS = Verdict()
@@ -145,20 +154,21 @@ class Network:
 
     It works on any event loop, in real time; in a simulation (`simulate`), in virtual time. Hosts of one network reach
     only each other. All of its random decisions follow from `seed`.
-
-    link: what all ways between two hosts are like. It may be changed at any time; what is under way is not affected.
-    rule: a function that is asked for each packet; None: all pass.
-    names: host names, and the IP addresses they stand for.
-    send_buffer, receive_buffer: bytes that the kernel keeps for each socket.
-    tick: arrivals are rounded up to multiples of so many seconds, which makes a large simulation faster.
     """
 
     def __init__(self, seed: int | str = 0) -> None:
         self.link: Link = Link()
+        """What all ways between two hosts are like; a change does not affect what is under way."""
         self.rule: Callable[[Packet], Verdict] | None = None
+        """A function that is asked for each packet; None: all pass."""
         self.names: dict[str, str] = {}
-        self.send_buffer = self.receive_buffer = 65_536
+        """Host names, and the IP addresses they stand for."""
+        self.send_buffer: int = 65_536
+        """Bytes that the kernel keeps for each socket until the peer has acknowledged them."""
+        self.receive_buffer: int = 65_536
+        """Bytes that the kernel keeps for each socket until the program takes them."""
         self.tick: float = 0.0
+        """Arrivals are rounded up to multiples of so many seconds, which makes a large simulation faster."""
         self.random: Final = Random(f"network {seed}")  # noqa: S311  # no secret
         self.log: Callable[..., None] = lambda *_: None
         self.now: Callable[[], float] = self._now
@@ -327,14 +337,13 @@ class Host:
     It has a loopback interface of its own. After `crash` or `kill` the program of its last life goes on in a void: what
     it sends vanishes, nothing comes, no dial is answered. (A simulation cancels the program, which then winds
     down in that void; its hooks run, though nobody hears of it.)
-
-    ip: its address, in canonical form.
-    max_sockets: connections that a program may have open; beyond that, dialling and accepting fail with EMFILE.
     """
 
     def __init__(self, network: Network, ip: str) -> None:
-        self.ip: Final = ip
+        self.ip: Final[str] = ip
+        """Its address, in canonical form."""
         self.max_sockets: int = 1_000_000
+        """Connections that a program may have open; beyond that, dialling and accepting fail with EMFILE."""
         self.network: Final = network
         self.is_up: bool = True
         self.boot: int = 0  # how often the power went off

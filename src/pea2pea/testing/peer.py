@@ -30,20 +30,23 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
     Use it as `async with ScriptedPeer(stream, codec) as peer:`, or make one with `dial` or `accept`, over TCP or a
     simulated host. In the block it receives all the time; leaving the block closes the stream, and what the block
     raises comes out as it is.
-
-    stream: its stream, for what a test wants to do with that by hand; receiving is the peer's business.
-    received: all messages that have come, in order.
-    replies: what to send at once when a message of a type comes: `peer.replies[Ping] = lambda ping: [Pong(ping.id)]`.
-        An empty list answers nothing. A message of a subclass is answered as one of the first type that fits.
-    cause: why no more will come: None after the node's clean end, or as long as the connection lives; `FrameError` or
-        whatever else the codec or a reply has raised; `BrokenResourceError` after a reset.
     """
 
     def __init__(self, stream: ByteStream, codec: Codec[M]) -> None:
-        self.stream: Final = stream
+        self.stream: Final[ByteStream] = stream
+        """Its stream, for what a test wants to do with that by hand; receiving is the peer's business."""
         self.received: Final[list[M]] = []
+        """All messages that have come, in order."""
         self.replies: Final[dict[type, Callable[[Any], Iterable[M]]]] = {}
+        """What to send at once when a message of a type comes: `peer.replies[Ping] = lambda ping: [Pong(ping.id)]`.
+
+        An empty list answers nothing. A message of a subclass is answered as one of the first type that fits.
+        """
         self.cause: Exception | None = None
+        """Why no more will come: None after the node's clean end, or as long as the connection lives.
+
+        `FrameError` or whatever else the codec or a reply has raised; `BrokenResourceError` after a reset.
+        """
         self._codec = codec
         self._unexpected: list[M] = []  # what no `expect` has returned
         self._has_ended = False

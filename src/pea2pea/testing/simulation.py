@@ -61,17 +61,15 @@ SPINNING = 10_000  # turns in one moment, after which each takes a millisecond
 
 
 class Simulation:
-    """What a scenario is handed: its network, its hosts, its seed and its event log.
-
-    seed: the seed of this run, from which everything else follows.
-    random: random numbers of the scenario's own.
-    network: where its hosts are.
-    """
+    """What a scenario is handed: its network, its hosts, its seed and its event log."""
 
     def __init__(self, seed: int) -> None:
-        self.seed: Final = seed
-        self.random: Final = Random(f"scenario {seed}")  # noqa: S311  # no secret
-        self.network: Final = Network(seed)
+        self.seed: Final[int] = seed
+        """The seed of this run, from which everything else follows."""
+        self.random: Final[Random] = Random(f"scenario {seed}")  # noqa: S311  # no secret
+        """Random numbers of the scenario's own."""
+        self.network: Final[Network] = Network(seed)
+        """Where its hosts are."""
         self.network.log = self.note
         self.network.is_driven = True
         self.lines: list[str] = []
