@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LAYOUT = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
 }  # fmt: skip
-NOT_COUNTED = ("testing", "_command_line", "_screen", "_arguments", "__main__")
+NOT_COUNTED = ("testing", "_command_line", "_screen", "__main__")
 TOO_LARGE_STILL = {"Writer", "Writer.__init__"}  # to be taken apart; nothing else may join them
 
 

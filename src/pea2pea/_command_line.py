@@ -21,9 +21,9 @@ Input: one line is one message, sent to every peer. Peers are numbered as they c
     @FILE                   send what the file holds (with the frame `lines`: each of its lines)
     @@text                  send a text that begins with @
 With --hex a line holds bytes in hexadecimal. A codec of your own is given the bytes of the line; if it takes none, the
-Python literal that the line is, in which classes that are in the codec's module may be called: Bid(amount=30); if it
-takes that neither, the text. With the frame `raw`, a line is sent with its line feed, and input that comes from a file
-or a pipe is sent as it is, without looking for @.
+Python literal that the line is, or a call of a class of the codec's package with such values: Bid(amount=30). With the
+frame `raw`, a line is sent with its line feed, and input that comes from a file or a pipe is sent as it is, without
+looking for @.
 
 Output: one line is one message: time, direction (-> to the peer, <- from it; of a proxy: -> to TARGET, <- from
 it), number and address of the peer, length in bytes, bytes in hexadecimal, and the text (or the repr of what your
@@ -45,14 +45,15 @@ event of a connection its number `connection` and the peer's address `peer`:
     listening               address
     connected
     message                 direction ("->" or "<-"), sender ("initiator" or "responder": who has dialled, or not),
-                            length, hex and text, or repr; wire: the frame in hexadecimal, where it differs from hex.
+                            length, hex and text, or repr; wire: the frame in hexadecimal.
                             Of a large piece that your codec makes several messages of, the first one has all the bytes,
                             unless the codec has an attribute `missing` (see `pea2pea.Decoder`).
     bytes                   as message: bytes that are no message
+    note                    text: who was refused and why, or what is wrong with bytes
     disconnected            why
     statistics              connections, and messages and bytes in either direction
 `replay` sends the `wire` of everything that the initiator has sent, a connection for each in the record, with the
-record's pauses (--speed 10: ten times as fast; --speed 0: none).
+record's pauses (--speed 10: ten times as fast).
 
 Examples, each a line for a shell:
     pea2pea listen 127.0.0.1:4000
@@ -70,272 +71,209 @@ Examples, each a line for a shell:
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import re
 import signal
+import ssl
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from argparse import ArgumentTypeError
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, current_time
 from anyio.streams.tls import TLSStream
 
-from ._address import Address, show
-from ._arguments import call, prepare_tls
-from ._screen import Failure, Framing, Item, Peer, Screen, Tap, read, read_record, reason_of, why_ended
+from ._address import Address, checked, show
+from ._screen import Failure, Framing, Item, Peer, Screen, Tap, framing, read, reason_of
 from .codecs import BytesCodec, LinesCodec
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
-from .errors import FrameError, NodeError, NotConnectedError, SelfConnectionError
+from .errors import FrameError, NodeError, NotConnectedError
 from .node import Node
-from .transport import TCPTransport, Transport
+from .transport import TCPTransport
 
 if TYPE_CHECKING:
-    from anyio.abc import ByteStream, TaskGroup
+    from anyio.abc import ByteStream
 
 PATIENCE = 7 * 24 * 3600.0  # seconds for what the user alone ends
 GRACE = 5.0  # seconds that leaving may take after Ctrl-C
+ENDED = {
+    DisconnectOrigin.SHUTDOWN: "this side has left",
+    DisconnectOrigin.USER: "the connection that it belongs to has ended",
+}
 
 
-async def dial_any(transport: Transport, candidates: Sequence[Address]) -> tuple[ByteStream, Address]:
-    """Connect to the first of these addresses that answers; if none does, raise what the last one raises."""
-    for addr in candidates[:-1]:
-        with suppress(OSError):
-            return await transport.dial(addr), addr
-    return await transport.dial(candidates[-1]), candidates[-1]
+def address(text: str) -> Address:
+    """The type of arguments that are addresses."""
+    host, _, port = text.rpartition(":")
+    bracketed = host[:1] + host[-1:] == "[]"
+    with suppress(ValueError):
+        if bracketed or ":" not in host:
+            return checked(((host[1:-1] if bracketed else host) or "127.0.0.1", int(port)))
+    raise ArgumentTypeError(f"{text!r} has no port from 0 to 65535; write HOST:PORT or [IPV6]:PORT")
 
 
-class Peers:
-    """The node, its hooks, and who is there."""
+def positive(text: str) -> float:
+    """The type of arguments that are numbers."""
+    with suppress(ValueError):
+        if 0 < float(text) <= 1e6:
+            return float(text)
+    raise ArgumentTypeError(f"{text!r} is no number above 0, and at most a million; write 5 or 0.5")
 
-    def __init__(self, options: argparse.Namespace, screen: Screen, tasks: TaskGroup) -> None:
-        self.options, self.screen, self.tasks = options, screen, tasks
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> Parser:
+    """The parser of the arguments."""
+    shared, sending = Parser(add_help=False), Parser(add_help=False)
+    option = shared.add_argument
+    option("--frame", dest="framing", metavar="FRAME", type=framing, default="lines", help="how bytes become messages")
+    option("--width", type=int, metavar="N", help="columns of a line; 0: all of it (default: the terminal's, or 160)")
+    option("--json", action="store_true", help="write a JSON object for each event")
+    option("--timeout", type=positive, default=5.0, metavar="S", help="seconds for a dial, an answer, a silence (5)")
+    option("--record", metavar="FILE", help="write all events to this file, too, as JSON lines")
+    option("--loop", choices=["asyncio", "trio"], default="asyncio", help="the event loop")
+    option("--tls", action="store_true", help="use TLS (a proxy: with the target and, given --cert, with its peers)")
+    option("--cert", metavar="FILE", help="this side's certificate, PEM")
+    option("--key", metavar="FILE", help="its key, PEM, unless --cert has it")
+    option("--ca", metavar="FILE", help="who must have signed a peer's certificate, PEM; to listen: require one")
+    option("--insecure", action="store_true", help="accept any certificate")
+    sending.add_argument("--hex", action="store_true", help="input is bytes in hexadecimal")
+    sending.add_argument("--one", action="store_true", help="send the input, print one answer and nothing else, leave")
+    parser = Parser(prog="pea2pea", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(listen=None, hex=False, one=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listen = commands.add_parser("listen", parents=[shared, sending], help="accept peers")
+    connect = commands.add_parser("connect", parents=[shared, sending], help="connect to peers")
+    proxy = commands.add_parser("proxy", parents=[shared], help="show what two programs say to each other")
+    replay = commands.add_parser("replay", parents=[shared], help="send the bytes of a record once more")
+    for command in (listen, proxy):
+        command.add_argument("listen", type=address, metavar="LISTEN", help="where to listen")
+    replay.add_argument("file", metavar="FILE", help="what --record has written")
+    replay.add_argument("--speed", type=positive, default=1.0, metavar="N", help="N times as fast")
+    for command, count in ((connect, "+"), (proxy, 1), (replay, 1)):
+        command.add_argument("dial", type=address, nargs=count, metavar="ADDR", help="to whom to connect")
+    return parser
+
+
+def make_contexts(options: argparse.Namespace) -> dict[Side, ssl.SSLContext]:
+    """The contexts for TLS with those that this side dials, and that it accepts; `Failure` says what is wrong."""
+    given = " ".join(f"--{flag} {getattr(options, flag)}" for flag in ("cert", "key", "ca") if getattr(options, flag))
+    if not options.tls:
+        if given or options.insecure:
+            raise Failure(f"{given or '--insecure'} is for TLS; give --tls, too", 2)
+        return {}
+    listening, serving = options.command == "listen", options.listen is not None and options.cert
+    if listening and not serving:
+        raise Failure("to listen with --tls takes a certificate; give --cert and --key", 2)
+    client, server = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if options.cert:
+            (server if serving else client).load_cert_chain(options.cert, options.key)
+        if options.ca:
+            (server if listening else client).load_verify_locations(options.ca)
+            server.verify_mode = ssl.CERT_REQUIRED if listening else ssl.CERT_NONE
+    except OSError as error:
+        raise Failure(f"{given}: {reason_of(error)}; give PEM files that fit together", 2) from error
+    if options.insecure:
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    return {Side.INITIATOR: client} | ({Side.RESPONDER: server} if serving else {})
+
+
+def read_record(path: str) -> Iterator[tuple[float, object, bytes]]:
+    """What the initiators have sent: seconds since the first of it, the connection's number, and the bytes."""
+    began, number = math.inf, 0
+    try:
+        with Path(path).open(encoding="utf-8") as record:
+            for number, line in enumerate(record, 1):  # noqa: B007  # for the error
+                entry: dict[str, Any] = json.loads(line)
+                if entry.get("sender") == "initiator":
+                    began = min(began, entry["time"])
+                    yield entry["time"] - began, entry["connection"], bytes.fromhex(entry["wire"])
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {reason_of(error)}", 2) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(f"{path}, line {number}: no line of a record; use a file that --record has written", 2) from error
+    if began == math.inf:
+        raise Failure(f"{path} has nothing that an initiator said; use a record that has", 2)
+
+
+class Dialling(TCPTransport):
+    """Dials HOST#NUMBER: any number of connections to one address, since a node has one for each."""
+
+    async def resolve(self, addr: Address, /) -> Sequence[Address]:
+        """The addresses of the host, with the number."""
+        host, _, number = addr[0].rpartition("#")
+        return [(f"{ip}#{number}", port) for ip, port in await super().resolve((host, addr[1]))]
+
+    async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
+        """Connect to what is before the number."""
+        return await super().dial((addr[0].rpartition("#")[0], addr[1]), local_addr=local_addr)
+
+
+class Session:
+    """One run of the program: the node, its hooks, and what the command asks for.
+
+    Rule 1: whatever ends it sets `screen.leaving`; what that takes is done by `run` alone.
+    Rule 2: a peer has its number, and a proxy's two connections know each other, before either of them is read from.
+    """
+
+    def __init__(self, options: argparse.Namespace, stdin: int | None, screen: Screen) -> None:
+        self.options, self.stdin, self.screen = options, stdin, screen
         self.framing: Framing = options.framing
-        self.all: dict[Connection, Peer] = {}
-        self.fresh: dict[Connection, Peer] = {}  # for who is dialling
-        self.numbered: dict[int, Peer] = {}  # without a proxy's connections to the target
-        self.numbers = self.dialled = self.received = 0
-        self.host = ""  # that is dialled
+        self.typing = stdin is not None and os.isatty(stdin)
+        self.proxying = options.command == "proxy"
+        self.peers: dict[Connection, Peer] = {}
+        self.numbers = self.received = self.signals = 0
         self.arrived = Event()  # there is, or was, a peer
         self.finishing = False  # the program leaves when it has no peers
-        self.node = node = Node(
-            Config(
-                name=options.command, listener_addr=options.listen, connection_timeout=options.timeout,
-                max_connections=1024, max_connections_per_ip=1024, grace_period=PATIENCE,
-            )
+        self.ending = CancelScope()  # of the node
+        config = Config(
+            name=options.command, listener_addr=options.listen, connection_timeout=options.timeout,
+            max_connections=1024, max_connections_per_ip=1024, grace_period=PATIENCE,
         )  # fmt: skip
+        self.node = node = Node(config, transport=Dialling())
         node.enable_handshake(self, timeout=options.timeout * 3)  # that of a proxy includes the one with the target
         node.enable_reading(self, idle_timeout=None)
         node.enable_on_connect(self)
         node.enable_on_disconnect(self, timeout=PATIENCE)
         self.outbox = node.enable_writing(self, timeout=PATIENCE)
 
-    def counted(self) -> dict[str, int]:
-        """The statistics."""
-        stats, heuristics = self.node.stats, self.node.heuristics
-        sent = self.received if self.options.command == "proxy" else stats.messages_sent
-        counted = {"connections": self.numbers, "messages_received": self.received, "messages_sent": sent}
-        counted |= {"bytes_received": stats.bytes_received, "bytes_sent": stats.bytes_sent}
-        return counted | {key: value for key, value in asdict(heuristics).items() if value}
-
-    async def dial(self, addr: Address) -> Peer:
-        """Connect to `addr`, also if there is a connection to it already; `Failure` says why that cannot be."""
-        self.host, transport = addr[0], TCPTransport()
-        try:
-            with anyio.fail_after(self.options.timeout):
-                stream, found = await dial_any(transport, await transport.resolve(addr))
-            if found in self.node.connections or found in self.node.connecting:
-                self.dialled += 1
-                found = (f"{found[0]}#{self.dialled}", found[1])
-            return self.fresh.pop(await self.node.adopt(stream, found, Side.INITIATOR))
-        except SelfConnectionError as error:
-            failure = Failure(f"{show(addr)} leads back to this proxy; correct one of them", 2)
-            await self.screen.fail(failure)
-            raise failure from error
-        except (OSError, NodeError) as error:
-            raise Failure(f"cannot connect to {show(addr)}: {reason_of(error)}") from error
-
-    async def send(self, peer: Peer, message: object, wire: bytes) -> None:
-        """Send a message, and show it; raises `NotConnectedError`."""
-        await self.outbox.send(peer.connection, wire)
-        await self.screen.show(peer, Item("message", message, wire), "->")
-
-    async def half_close(self, peer: Peer) -> bool:
-        """Let a peer know that nothing more will come; False if it cannot be told while it may still answer."""
-        try:
-            await self.outbox.drain(peer.connection)
-            await peer.stream.send_eof()
-        except NotImplementedError:  # TLS
-            return False
-        except (NotConnectedError, BrokenResourceError, ClosedResourceError):  # that is told when it ends
-            pass
-        return True
-
-    async def wait_silent(self, peers: Collection[Peer], over: Event) -> None:
-        """Wait until none of the peers has said anything for `--timeout` seconds, or for `over`."""
-        began, timeout = current_time(), self.options.timeout
-        while not over.is_set():
-            left = max([began, *(peer.heard for peer in peers)]) + timeout - current_time()
-            if left <= 0:
-                break
-            with anyio.move_on_after(left):
-                await over.wait()
-
-    async def leave_alone(self) -> None:
-        """Leave if there is nobody left to wait for."""
-        if self.finishing and not self.numbered and not self.screen.leaving.is_set():
-            self.screen.leaving.set()
-            if self.options.one:
-                await self.screen.fail(Failure("no answer: the connection has ended"))
-
-    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
-        """TLS, if that is asked for. A proxy dials before it accepts a peer."""
-        options, inbound = self.options, connection.side is Side.RESPONDER
-        context = options.contexts.get(connection.side)
-        try:
-            if context is not None and options.confirm:
-                stream = await options.tls_handshake.perform_handshake(connection, stream)
-            elif context is not None:
-                host = None if inbound else self.host.partition("%")[0]
-                stream = await TLSStream.wrap(stream, server_side=inbound, hostname=host, ssl_context=context)
-            self.all[connection] = peer = Peer(connection, stream, self.framing.make())
-            if not inbound:
-                self.fresh[connection] = peer
-            elif options.command == "proxy":
-                peer.other = await self.dial(options.dial[0])
-                peer.other.other = peer
-        except Exception as error:
-            if inbound:
-                await self.screen.note(f"{connection} was refused: {reason_of(error)}")
-            raise
-        return stream
-
-    def decoder(self, _: Connection) -> Tap:
-        """See `Reading`."""
-        exact = self.screen.record is not None or self.options.json or self.framing.classes is not None
-        return Tap(self.framing, exact=exact, forward=self.options.command == "proxy")
-
-    def encoder(self, _: Connection) -> BytesCodec:
-        """See `Writing`: what is queued is frames already."""
-        return BytesCodec()
-
-    async def on_connect(self, connection: Connection) -> None:
-        """Welcome a peer, unless it has come and gone already."""
-        if connection in self.all:
-            await self._welcome(self.all[connection])
-
-    async def _welcome(self, peer: Peer) -> None:
-        """Give a peer its number, once; a proxy's connection to the target is given that of the other one."""
-        if peer.number or (self.options.command == "proxy" and peer.connection.side is Side.INITIATOR):
-            return
-        self.numbers += 1
-        self.numbered[self.numbers] = peer
-        for each in (peer, peer.other):
-            if each is not None:
-                each.number, each.name = self.numbers, str(peer.connection)
-                each.ready.set()
-        self.arrived.set()
-        await self.screen.tell("connected", peer)
-        await self.screen.note(f"{peer.number} {peer.connection} is connected")
-
-    async def process_message(self, source: Connection, item: Item) -> None:
-        """Show a message, or hand a chunk on."""
-        peer = self.all[source]
-        if not peer.ready.is_set():
-            await peer.ready.wait()
-        if item.event == "note":
-            await self.screen.note(f"{peer.number} {source}: {item.message}")
-        elif item.event != "chunk":
-            peer.received += item.event == "message"
-            self.received += item.event == "message"
-            peer.heard = current_time()
-            if not (self.options.one and self.screen.leaving.is_set()):
-                await self.screen.show(peer, item, peer.arrow)
-            if self.options.one:
-                self.screen.leaving.set()
-        elif peer.other is not None:
-            try:
-                await self.outbox.send(peer.other.connection, item.wire)
-            except NotConnectedError:  # nobody is there to take it
-                self._abort(source)
-
-    def _abort(self, connection: Connection) -> None:
-        """Reset a connection, from any hook: none of them may wait for another one's end."""
-        self.tasks.start_soon(partial(self.node.disconnect, connection, abort=True))
-
-    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
-        """Tell why; a proxy hands on the end of the stream, and waits for that of the other one."""
-        peer, cause, stats = self.all[connection], connection.cause, connection.stats
-        peer.over.set()
-        await self._welcome(peer)
-        while self.options.command == "proxy" and not (peer.ready.is_set() or self.screen.leaving.is_set()):
-            with anyio.move_on_after(0.1):  # the one that it belongs to is not established yet
-                await peer.ready.wait()
-        if self.numbered.get(peer.number) is peer:
-            del self.numbered[peer.number]
-        why = why_ended(connection)
-        if cause is not None and self.options.listen is None and not self.screen.leaving.is_set():
-            self.screen.code = 1
-        sent = stats.messages_sent if peer.other is None else peer.other.received
-        await self.screen.tell("disconnected", peer, why=why)
-        await self.screen.note(
-            f"{peer.number} {connection} has ended: {why}; from it {peer.received} messages, "
-            f"{stats.bytes_received} bytes; to it {sent} messages, {stats.bytes_sent} bytes"
-        )
-        await self.leave_alone()
-        del self.all[connection]
-        if peer.other is not None and origin is not DisconnectOrigin.SHUTDOWN:
-            await self._end_other(peer.other, clean=origin is DisconnectOrigin.READING and cause is None)
-
-    async def _end_other(self, other: Peer, *, clean: bool) -> None:
-        """Hand on the end of one of a proxy's two connections."""
-        if not clean:
-            self._abort(other.connection)
-        elif await self.half_close(other):
-            await other.over.wait()
-        else:
-            await self.wait_silent([other], other.over)
-            self.tasks.start_soon(self.node.disconnect, other.connection)
-
-
-class Session:
-    """One run of the program. Rule: whatever ends it sets `screen.leaving`; what that takes is done by `run` alone."""
-
-    peers: Peers
-
-    def __init__(self, options: argparse.Namespace, stdin: int | None, screen: Screen) -> None:
-        self.options, self.stdin, self.screen = options, stdin, screen
-        self.framing: Framing = options.framing
-        self.typing = stdin is not None and os.isatty(stdin)
-        self.ending = CancelScope()  # of the node
-        self.signals = 0
-
     async def run(self) -> int:
         """Until it is left; returns the exit code."""
         screen = self.screen
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(screen.run)
             tasks.start_soon(self._watch_signals)
-            self.peers = Peers(self.options, screen, tasks)
-            async with self.peers.node as node:
+            async with self.node as node:
                 async with anyio.create_task_group() as script:
                     script.start_soon(self._follow)
                     await screen.leaving.wait()
                     script.cancel_scope.cancel()
+                if self.options.one and not self.received and not screen.failed:
+                    await screen.fail(Failure(f"no answer within {self.options.timeout:g} seconds; raise --timeout"))
                 with self.ending:
                     await node.shut_down()
                 for connection in node.connections.values():
                     await node.disconnect(connection, abort=True)
-            counted = self.peers.counted()
-            await screen.tell("statistics", None, **counted)
-            if self.peers.numbers or not screen.code:
-                await screen.note(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counted.items()))
-            await screen.flush()
+            sent = self.received if self.proxying else node.stats.messages_sent
+            counted = {"connections": self.numbers, "messages_received": self.received, "messages_sent": sent}
+            counted |= {"bytes_received": node.stats.bytes_received, "bytes_sent": node.stats.bytes_sent}
+            counted |= {key: value for key, value in asdict(node.heuristics).items() if value}
+            text = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counted.items())
+            await screen.tell("statistics", None, "" if screen.failed else text, counted)
             tasks.cancel_scope.cancel()
         return screen.code
 
@@ -348,46 +286,50 @@ class Session:
                 if self.signals > 1:
                     self.screen.code = 128 + number
 
+    # What the command asks for
+
     async def _follow(self) -> None:
-        """Do what the command says."""
-        command, peers = self.options.command, self.peers
+        options = self.options
         try:
-            if self.options.listen is not None:
+            if options.listen is not None:
                 await self._listen()
-            if command == "connect":
-                for addr in self.options.dial:
-                    await (await peers.dial(addr)).ready.wait()
-                peers.finishing = True
-                await peers.leave_alone()
-            if command == "replay":
+            if options.command == "connect":
+                for addr in options.dial:
+                    await self._dial(addr)
+                self.finishing = True
+                self._leave_alone()
+            if options.command == "replay":
                 await self._replay()
-            elif command != "proxy":
+            elif not self.proxying:
                 await self._send_input()
         except Failure as failure:
             await self.screen.fail(failure)
 
     async def _listen(self) -> None:
         try:
-            addr = await self.peers.node.start_listening()
+            addr = show(await self.node.start_listening())
         except OSError as error:
             raise Failure(f"cannot listen at {show(self.options.listen)}: {reason_of(error)}") from error
-        await self.screen.welcome(show(addr))
+        await self.screen.tell("listening", None, addr, {"address": addr}, aside=False)
+
+    async def _dial(self, addr: Address, number: int = 0) -> Connection:
+        """Connect to `addr`, for a proxy's peer of that number; `Failure` says why that cannot be."""
+        self.numbers += not number
+        try:
+            return await self.node.connect((f"{addr[0]}#{number or self.numbers}", addr[1]))
+        except (OSError, NodeError) as error:
+            raise Failure(f"cannot connect to {show(addr)}: {reason_of(error)}") from error
 
     async def _replay(self) -> None:
-        replayed: dict[object, Peer] = {}
-        speed, began = self.options.speed, current_time()
-        for moment, connection, wire in read_record(self.options.file):
-            if speed:
-                await anyio.sleep_until(began + moment / speed)
-            if connection not in replayed:
-                replayed[connection] = await self.peers.dial(self.options.dial[0])
-                await replayed[connection].ready.wait()
+        replayed, began, addr = dict[object, Connection](), current_time(), self.options.dial[0]
+        for moment, number, wire in read_record(self.options.file):
+            await anyio.sleep_until(began + moment / self.options.speed)
+            if number not in replayed:
+                replayed[number] = await self._dial(addr)
             try:
-                await self.peers.send(replayed[connection], wire, wire)
-            except NotConnectedError:
-                raise Failure(f"{replayed[connection].connection} has left before all was replayed") from None
-        if not replayed:
-            raise Failure(f"{self.options.file} has nothing that an initiator said; use a record that has", 2)
+                await self._say(self.peers[replayed[number]], wire, wire)
+            except (KeyError, NotConnectedError):
+                raise Failure(f"{show(addr)} has left before all was replayed") from None
         await self._finish()
 
     async def _send_input(self) -> None:
@@ -395,7 +337,7 @@ class Session:
         verbatim = self.framing.name == "raw" and not (options.hex or self.typing)
         splitter = BytesCodec() if verbatim else LinesCodec("latin-1")  # a character for each byte
         if not self.typing:
-            await self.peers.arrived.wait()
+            await self.arrived.wait()
         while data and not (options.one and self.typing and begun):
             data = await read(self.stdin)
             try:
@@ -405,10 +347,9 @@ class Session:
             except FrameError as error:
                 raise Failure(f"the input has a line that is too long ({error}); send it as @FILE", 2) from error
         if options.one:
-            await self.peers.arrived.wait()
+            await self.arrived.wait()
             await anyio.sleep(options.timeout)
-            raise Failure(f"no answer within {options.timeout:g} seconds; raise --timeout")
-        if self.typing:
+        if self.typing or options.one:
             self.screen.leaving.set()
         elif begun:
             await self._finish()
@@ -421,55 +362,179 @@ class Session:
         try:
             await self._broadcast(self.framing.pieces(rest, hexadecimal=self.options.hex), only)
         except (OSError, ValueError) as error:
-            told = f"not sent: {line[:40]!r}: {reason_of(error)}"
+            failure = Failure(f"not sent: {line[:40]!r}: {reason_of(error)}", 2)
             if self.options.one:
-                raise Failure(told, 2) from error
-            await self.screen.complain(told, code=0 if self.typing else 2)
+                raise failure from error
+            self.screen.code = self.screen.code if self.typing else 2
+            await self.screen.put(f"pea2pea: {failure}", aside=True)
 
     async def _broadcast(self, pieces: list[bytes], only: int = 0) -> None:
-        peers = [peer for number, peer in self.peers.numbered.items() if only in (0, number)]
+        there = [self.peers[each] for each in self.node.connections.values() if each in self.peers]
+        peers = [peer for peer in there if only in (0, peer.number)]
         if not peers:
-            there = ", ".join(map(str, self.peers.numbered)) or "none"
-            raise ValueError(f"there is no peer{f' {only}' if only else ''}; the peers are {there}")
+            known = ", ".join(str(peer.number) for peer in there) or "none"
+            raise ValueError(f"there is no peer{f' {only}' if only else ''}; the peers are {known}")
         for peer in peers:
             for piece in pieces:
                 with suppress(NotConnectedError):  # that is told when it ends
-                    await self.peers.send(peer, *self.framing.encode(peer.codec, piece))
+                    await self._say(peer, *self.framing.encode(peer.codec, piece))
+
+    async def _say(self, peer: Peer, message: object, wire: bytes) -> None:
+        """Send a message, and show it; raises `NotConnectedError`."""
+        await self.outbox.send(peer.connection, wire)
+        await self.screen.show(peer, "message", message, wire, heard=False)
 
     async def _finish(self) -> None:
         """The end of the input: half-close, and leave when all peers have closed, or none says anything any more."""
-        self.peers.finishing = True
-        await self.peers.leave_alone()
+        self.finishing = True
+        self._leave_alone()
         async with anyio.create_task_group() as ends:
-            for peer in self.peers.numbered.values():
-                ends.start_soon(self.peers.half_close, peer)
-        await self.peers.wait_silent(self.peers.numbered.values(), self.screen.leaving)
+            for peer in self.peers.values():
+                ends.start_soon(self._half_close, peer)
+        await self._wait_silent(None, self.screen.leaving)
         self.screen.leaving.set()
 
+    async def _half_close(self, peer: Peer) -> bool:
+        """Let a peer know that nothing more will come; False if it cannot be told while it may still answer."""
+        try:
+            await self.outbox.drain(peer.connection)
+            await peer.stream.send_eof()
+        except NotImplementedError:  # TLS
+            return False
+        except (NotConnectedError, BrokenResourceError, ClosedResourceError):  # that is told when it ends
+            pass
+        return True
 
-async def serve(options: argparse.Namespace, stdin: int | None, stdout: int | None, stderr: int | None) -> int:
-    """Run a session with these files in place of standard input, output and error; returns the exit code."""
-    if not options.record:
-        return await Session(options, stdin, Screen(options, stdout, stderr, None)).run()
-    try:
-        record = open(options.record, "wb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115  # it is the only one
-    except OSError as error:
-        raise Failure(f"cannot write to {options.record}: {reason_of(error)}", 2) from error
-    with record:
-        return await Session(options, stdin, Screen(options, stdout, stderr, record)).run()
+    async def _wait_silent(self, peer: Peer | None, over: Event) -> None:
+        """Wait until a peer, or all, have said nothing for `--timeout` seconds, or for `over`."""
+        heard = current_time()
+        while not over.is_set() and heard + self.options.timeout > current_time():
+            with anyio.move_on_at(heard + self.options.timeout):
+                await over.wait()
+            heard = max([heard, *(each.heard for each in self.peers.values() if peer in (None, each))])
+
+    def _leave_alone(self) -> None:
+        """Leave if there is nobody left to wait for."""
+        if self.finishing and not self.peers:
+            self.screen.leaving.set()
+
+    # The node's hooks
+
+    async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
+        """TLS, if that is asked for; a number. A proxy dials before it accepts a peer."""
+        peer = self.peers[connection] = Peer(connection, stream, self.framing.make())
+        context, inbound = self.options.contexts.get(connection.side), connection.dialled is None
+        host, _, number = connection.dialled[0].rpartition("#") if connection.dialled is not None else ("", "", "")
+        try:
+            if context is not None:
+                name = None if inbound else host.partition("%")[0]
+                peer.stream = await TLSStream.wrap(stream, server_side=inbound, hostname=name, ssl_context=context)
+            self.numbers += inbound
+            peer.number = self.numbers if inbound else int(number)
+            if self.proxying and inbound:
+                await self._dial(self.options.dial[0], peer.number)
+            else:
+                if self.proxying:
+                    peer.other = next(each for each in self.peers.values() if each.number == peer.number)
+                    peer.other.other, peer.name = peer, peer.other.name
+                await self.screen.tell("connected", peer.other or peer, f"{peer.number} {peer.name} is connected", {})
+        except BaseException as error:
+            del self.peers[connection]
+            peer.ready.set()
+            if inbound and isinstance(error, Exception):
+                text = f"{connection} was refused: {reason_of(error)}"
+                await self.screen.tell("note", peer, text, {"text": text})
+            raise
+        return peer.stream
+
+    def decoder(self, _: Connection) -> Tap:
+        """See `Reading`."""
+        return Tap(self.framing, forward=self.proxying)
+
+    def encoder(self, _: Connection) -> BytesCodec:
+        """See `Writing`: what is queued is frames already."""
+        return BytesCodec()
+
+    async def on_connect(self, connection: Connection) -> None:
+        """Let those go on who wait for the peer."""
+        self.peers[connection].ready.set()
+        self.arrived.set()
+
+    async def process_message(self, source: Connection, item: Item) -> None:
+        """Show a message, or hand a chunk on."""
+        event, message, wire = item
+        peer = self.peers[source]
+        if event == "chunk" and peer.other is not None:
+            if not peer.other.ready.is_set():  # the target speaks first
+                await peer.other.ready.wait()
+            try:
+                await self.outbox.send(peer.other.connection, wire)
+            except NotConnectedError:  # nobody is there to take it
+                self._abort(source)
+        elif event == "note":
+            await self.screen.tell("note", peer, f"{peer.number} {peer.address}: {message}", {"text": message})
+        elif not (self.options.one and self.screen.leaving.is_set()):
+            peer.received += event == "message"
+            self.received += event == "message"
+            peer.heard = current_time()
+            await self.screen.show(peer, event, message, wire, heard=True)
+            if self.options.one:
+                self.screen.leaving.set()
+
+    def _abort(self, connection: Connection) -> None:
+        """Reset a connection, from any hook: none of them may wait for another one's end."""
+        self.node.start_soon(partial(self.node.disconnect, connection, abort=True))
+
+    async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
+        """Tell why; a proxy hands on the end of the stream, and waits for that of the other one."""
+        peer, cause, stats = self.peers.pop(connection), connection.cause, connection.stats
+        peer.over.set()
+        why = ENDED.get(origin) or ("the peer has closed it" if cause is None else reason_of(cause))
+        if cause is not None and self.options.listen is None and not self.screen.leaving.is_set():
+            self.screen.code = 1
+        sent = stats.messages_sent if peer.other is None else peer.other.received
+        text = (
+            f"{peer.number} {peer.address} has ended: {why}; from it {peer.received} messages, "
+            f"{stats.bytes_received} bytes; to it {sent} messages, {stats.bytes_sent} bytes"
+        )
+        await self.screen.tell("disconnected", peer, text, {"why": why})
+        self._leave_alone()
+        if peer.other is not None and origin is not DisconnectOrigin.SHUTDOWN:
+            await self._end_other(peer.other, clean=origin is DisconnectOrigin.READING and cause is None)
+
+    async def _end_other(self, other: Peer, *, clean: bool) -> None:
+        """Hand on the end of one of a proxy's two connections."""
+        await other.ready.wait()
+        if not clean:
+            self._abort(other.connection)
+        elif not await self._half_close(other):
+            await self._wait_silent(other, other.over)
+            self.node.start_soon(self.node.disconnect, other.connection)
+        elif other.connection in self.peers:
+            await other.over.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns the exit code."""
-    options = call(__doc__).parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
     stdin, stdout, stderr = (None if file is None else file.fileno() for file in (sys.stdin, sys.stdout, sys.stderr))
     try:
-        prepare_tls(options)
-        if options.loop == "trio" and find_spec("trio") is None:
-            raise Failure("--loop trio needs trio, which is not installed; install it, or leave the option out", 2)
-        return anyio.run(serve, options, stdin, stdout, stderr, backend=options.loop)
+        options.contexts = make_contexts(options)
+        import_module(options.loop)
+        record = Path(options.record).open("wb", buffering=0) if options.record else None  # noqa: SIM115  # a `with` would hold errors of the run
+    except ImportError:
+        parser.error("--loop trio needs trio, which is not installed; install it, or leave the option out")
+    except OSError as error:
+        parser.error(f"cannot write to {options.record}: {reason_of(error)}")
     except Failure as failure:
-        sys.stderr.write(f"pea2pea: {failure}\n")
-        return failure.code
+        parser.error(str(failure))
+
+    async def run() -> int:
+        return await Session(options, stdin, Screen(options, stdout, stderr, record)).run()
+
+    try:
+        with record or nullcontext():
+            return anyio.run(run, backend=options.loop)
     except KeyboardInterrupt:  # before there was anything to end
         return 130

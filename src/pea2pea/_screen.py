@@ -1,8 +1,8 @@
-"""What the command line shows and reads: bytes as messages, messages as lines for people or programs; and back.
+"""What the command line reads and shows: input to messages, bytes to messages, messages to lines.
 
-Framing, Tap        the codec that was chosen; input to messages, bytes to messages
+Framing, Tap        the codec that was chosen; what it makes of input, and of a peer's bytes
 fit, reason_of      text that is fit for a terminal
-Peer, Screen        whom a message is from; where it is shown
+Peer, Screen        whom a message is from; standard output, standard error, and the record
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ import sys
 import time
 import traceback
 from argparse import ArgumentTypeError, Namespace
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from importlib import import_module
 from pathlib import Path
 from select import select
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 from unicodedata import east_asian_width
 
 import anyio
 from anyio import BrokenResourceError, Event, current_time
-from anyio.abc import SocketAttribute
 
-from ._text import printable
+from ._address import show
+from ._text import describe, printable
 from .codecs import BytesCodec, Codec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec
-from .connection import Connection, DisconnectOrigin, Side
+from .connection import Connection, Side
 from .errors import FrameError, NodeError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 PIECE = 4096  # bytes that a writable pipe takes without making anybody wait (PIPE_BUF, pipe(7))
 WIDTH = 160  # columns where there is no terminal
-LARGE = 4096  # bytes: a piece above it is not cut up to find out where a message ends
+LARGE = 4096  # bytes: a piece above it is not cut up bytewise to find out where a message ends
 BUILT_IN: dict[str, Callable[[], Codec[Any]]] = {
     "lines": LinesCodec,
     "raw": BytesCodec,
@@ -58,7 +57,6 @@ REMEDIES: dict[object, str] = {
     errno.EADDRNOTAVAIL: "; use an address of this machine",
     errno.ENOENT: "; correct the path",
 }
-ESCAPES = {each: ascii(chr(each))[1:-1] for each in range(128) if not chr(each).isprintable()}
 
 
 class Failure(Exception):  # noqa: N818  # the end of a run, mostly not an error of the program's
@@ -73,7 +71,7 @@ class Failure(Exception):  # noqa: N818  # the end of a run, mostly not an error
 class Framing:
     """What `--frame` says.
 
-    end: the last byte of every frame, if they have one. classes: of the module of a codec of one's own, those that a
+    end: the last byte of every frame, if they have one. classes: of the package of a codec of one's own, those that a
     line of input may call; None: the codec is one of the library's.
     """
 
@@ -84,19 +82,27 @@ class Framing:
 
     def encode(self, codec: Codec[Any], data: bytes) -> tuple[object, bytes]:
         """Make a message of input, and return it with its frame; `ValueError` if the codec takes no such thing."""
-        ways: list[Callable[[bytes], object]] = [bytes.decode if self.name == "lines" else bytes]
-        if self.classes is not None:
-            ways += [self._evaluate, bytes.decode]
-        errors: list[str] = []
-        for way in ways:
+        message: object = data.decode() if self.name == "lines" else data
+        try:
             try:
-                message = way(data)
                 frame = codec.encode(message)
-            except Exception as error:  # noqa: BLE001  # a codec may refuse a message with any exception
-                errors.append(f"{type(error).__name__}: {error}")
-            else:
-                return message, b"".join(frame if isinstance(frame, tuple) else (frame,))
-        raise ValueError(errors[min(1, len(errors) - 1)])  # of a codec of one's own, what it says of the literal
+            except Exception:
+                if self.classes is None:
+                    raise
+                frame = codec.encode(message := self._evaluate(ast.parse(data.decode().strip(), mode="eval").body))
+        except Exception as error:  # a codec may refuse a message with any exception
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        return message, b"".join(frame if isinstance(frame, tuple) else (frame,))
+
+    def _evaluate(self, node: ast.expr) -> object:
+        """The value of a Python literal, or of a call of one of the classes with such values."""
+        classes = self.classes or {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
+            named = {str(each.arg): self._evaluate(each.value) for each in node.keywords}
+            return classes[node.func.id](*map(self._evaluate, node.args), **named)
+        with suppress(ValueError):
+            return ast.literal_eval(node)
+        raise ValueError(f"no Python literal, nor a call of a class of the codec's ({', '.join(classes) or 'none'})")
 
     def pieces(self, line: bytes, *, hexadecimal: bool) -> list[bytes]:
         """What a line of input asks to send: itself, or what a file holds; `ValueError` or `OSError` if it cannot."""
@@ -109,24 +115,6 @@ class Framing:
             return [bytes.fromhex(line.decode())]
         return [line.removeprefix(b"@") + (b"\n" if self.name == "raw" else b"")]
 
-    def _evaluate(self, data: bytes) -> object:
-        """The value of a Python literal, in which the classes may be called."""
-        classes = self.classes or {}
-
-        def value(node: ast.expr) -> object:
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
-                named = {str(each.arg): value(each.value) for each in node.keywords}
-                return classes[node.func.id](*map(value, node.args), **named)
-            try:
-                return ast.literal_eval(node)
-            except ValueError:
-                known = ", ".join(classes) or "there is none"
-                raise ValueError(
-                    f"no literal of Python, nor a call of a class of the codec's module ({known})"
-                ) from None
-
-        return value(ast.parse(data.decode().strip(), mode="eval").body)
-
 
 def framing(text: str) -> Framing:
     """The type of `--frame`."""
@@ -135,8 +123,8 @@ def framing(text: str) -> Framing:
         return Framing(text, BUILT_IN[text], b"\n" if text == "lines" else b"")
     try:
         if name == "delimiter":
-            made: Codec[Any] = DelimitedCodec(bytes.fromhex(rest))
-            return Framing(name, partial(DelimitedCodec, bytes.fromhex(rest)), bytes.fromhex(rest)[-1:])
+            DelimitedCodec(delimiter := bytes.fromhex(rest))  # says if that is none
+            return Framing(name, partial(DelimitedCodec, delimiter), delimiter[-1:])
         sys.path.insert(0, str(Path.cwd()))
         module = import_module(name)
         factory: Callable[[], Codec[Any]] = reduce(getattr, rest.split("."), cast("Any", module))
@@ -147,31 +135,24 @@ def framing(text: str) -> Framing:
             f"{text!r} is no frame ({printable(f'{type(error).__name__}: {error}')}); use {', '.join(BUILT_IN)}, "
             "delimiter:HEX, or PACKAGE.MODULE:FACTORY, a function without parameters that returns a codec"
         ) from error
-    classes = {
-        each: kind
-        for each, kind in vars(module).items()
-        if isinstance(kind, type) and kind.__module__.partition(".")[0] not in (*sys.stdlib_module_names, "pea2pea")
-    }
-    return Framing(name, factory, b"", classes)
+    kinds = {key: kind for key, kind in vars(module).items() if isinstance(kind, type)}
+    package = name.partition(".")[0]
+    return Framing(name, factory, b"", {k: v for k, v in kinds.items() if v.__module__.partition(".")[0] == package})
 
 
-class Item(NamedTuple):
-    """What a `Tap` makes of a peer's bytes: a "message"; "bytes" that are none; a "chunk" to hand on."""
-
-    event: str
-    message: object
-    wire: bytes  # what it was made of
+Item: TypeAlias = tuple[str, object, bytes]
+"""A "message" and its frame; "bytes" that are none; a "note" of what is wrong with them; a "chunk" to hand on."""
 
 
 class Tap:
     """A decoder that tells of which bytes it made a message: the codec is fed so that it is known where one ends.
 
-    exact: also for large pieces of a stream. forward: hand on each piece behind its messages; bytes that are no valid
-    frame are told, and from there on they are taken as they come.
+    forward: hand on each piece behind its messages; bytes that are no valid frame are told, and from there on they are
+    taken as they come.
     """
 
-    def __init__(self, framing: Framing, *, exact: bool, forward: bool) -> None:
-        self._codec, self._end, self._exact, self._forward = framing.make(), framing.end, exact, forward
+    def __init__(self, framing: Framing, *, forward: bool) -> None:
+        self._codec, self._end, self._forward = framing.make(), framing.end, forward
         self._pending = bytearray()  # of which no message was made yet
 
     def decode(self, data: bytes, /) -> Iterator[Item]:
@@ -179,11 +160,11 @@ class Tap:
         position, refusal = 0, None
         while refusal is None:
             piece = data[position : position + self._step(data, position)]
+            self._pending += piece
             position += len(piece)
-            self._pending += piece if self._exact or len(data) <= LARGE else b""
             try:
                 for message in self._codec.decode(piece):
-                    yield Item("message", message, bytes(self._pending))
+                    yield "message", message, bytes(self._pending)
                     self._pending.clear()
             except FrameError as error:
                 refusal = error
@@ -192,54 +173,44 @@ class Tap:
                 refusal = FrameError(f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})")
             if position >= len(data):
                 break
-        rest = bytes(self._pending) + data[position:]
-        if rest and (refusal is not None or not data):
+        if self._pending and (refusal is not None or not data):
+            yield "bytes", None, bytes(self._pending) + data[position:]
             self._pending.clear()
-            yield Item("bytes", rest, rest)
         if refusal is not None and not self._forward:
             raise refusal
         if refusal is not None:
             self._codec = BytesCodec()
-            yield Item("note", f"no valid frame: {refusal}; its bytes are shown as they come from now on", b"")
+            yield "note", f"no valid frame: {refusal}; its bytes are shown as they come from now on", b""
         if self._forward and data:
-            yield Item("chunk", None, data)
+            yield "chunk", None, data
 
     def _step(self, data: bytes, position: int) -> int:
-        if len(data) > LARGE and not self._exact:
+        if isinstance(self._codec, BytesCodec):
             return len(data)
         if self._end:
             return (data.find(self._end, position) + 1 or len(data)) - position
-        if isinstance(self._codec, BytesCodec):
-            return len(data)
         return int(getattr(self._codec, "missing", 0)) or (1 if len(data) <= LARGE else len(data))
 
 
 def fit(text: str, columns: int) -> str:
-    """`text` in one line: what cannot be printed is escaped, and what is wider than `columns` is cut (0: nothing)."""
-    if text.isascii():
-        text = text.translate(ESCAPES)
-        return f"{text[: columns - 1]}…" if 0 < columns < len(text) else text
+    """`text` in one line: what cannot be printed is escaped, and what is wider than `columns` is cut."""
     parts: list[str] = []
     width = fitting = 0
     for character in text:
         parts.append(character if character.isprintable() else ascii(character)[1:-1])
         width += 2 if east_asian_width(character) in "WF" else len(parts[-1])
         fitting += width < columns
-        if width > columns > 0:
+        if width > columns:
             return f"{''.join(parts[:fitting])}…"
     return "".join(parts)
 
 
-def readable(message: object, own: bool, most: int = 0) -> str:
-    """A message as text, one of a codec of one's own as its `repr`; of a long text only `most` characters or more."""
-    if not own and isinstance(message, bytes):
-        return (message[: most * 4] if most else message).decode("utf-8", "backslashreplace")
-    if not own and isinstance(message, str):
-        return message[:most] if most else message
+def represent(message: object) -> str:
+    """The `repr` of what a codec of the user's made."""
     try:
         return repr(message)
-    except Exception as error:  # noqa: BLE001  # a class of the user's may have a broken repr
-        return f"<{type(message).__name__} whose repr raises {type(error).__name__}>"
+    except Exception:  # noqa: BLE001  # it may be broken
+        return describe(message)
 
 
 def reason_of(error: BaseException) -> str:
@@ -248,8 +219,6 @@ def reason_of(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{error.verify_message}; give the authority of its certificate with --ca, or use --insecure"
-    if isinstance(error, ssl.SSLEOFError):
-        return "the TLS stream ended without a goodbye (close_notify)"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason}; see that both sides use it, and their certificates"
     if isinstance(error, TimeoutError) and not error.errno:
@@ -259,48 +228,15 @@ def reason_of(error: BaseException) -> str:
     return printable(str(error) or type(error).__name__)
 
 
-def why_ended(connection: Connection) -> str:
-    """Why a connection has ended, in one line."""
-    if connection.origin is DisconnectOrigin.SHUTDOWN:
-        return "this side has left"
-    if connection.origin is DisconnectOrigin.USER:
-        return "the connection that it belongs to has ended"
-    return "the peer has closed it" if connection.cause is None else reason_of(connection.cause)
-
-
-def read_record(path: str) -> Iterator[tuple[float, object, bytes]]:
-    """What the initiators have sent: seconds since the first of it, the connection's number, and the bytes."""
-    began, number = 0.0, 0
-    try:
-        with Path(path).open(encoding="utf-8") as record:
-            for number, line in enumerate(record, 1):  # noqa: B007  # for the error
-                entry: dict[str, Any] = json.loads(line)
-                if entry.get("sender") == "initiator":
-                    began = began or entry["time"]
-                    yield entry["time"] - began, entry["connection"], bytes.fromhex(entry["wire"])
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {reason_of(error)}", 2) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failure(f"{path}, line {number}: no line of a record; use a file that --record has written", 2) from error
-
-
 async def read(file: int | None) -> bytes:
     """Some input; b"" at its end. To `select` a file is always readable; epoll(7) does not know about files."""
-    try:
+    with suppress(OSError):  # the terminal is gone
         while file is not None:
             if not select([file], [], [], 0)[0]:
                 await anyio.wait_readable(file)
             with suppress(BlockingIOError):
                 return os.read(file, 65_536)
-    except OSError:  # the terminal is gone
-        pass
     return b""
-
-
-@lru_cache(1)
-def of_day(second: int) -> str:
-    """The local time of day: the system's way to it is long."""
-    return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 class Peer:
@@ -309,156 +245,116 @@ class Peer:
     def __init__(self, connection: Connection, stream: ByteStream, codec: Codec[Any]) -> None:
         self.connection, self.stream = connection, stream
         self.codec = codec  # for what is sent
-        self.local: object = stream.extra(SocketAttribute.local_address, None)
         self.number = 0
-        self.name = str(connection)  # of a proxy's two connections both have that of the one who has dialled
+        self.address = show((connection.addr[0].partition("#")[0], connection.addr[1]))
+        self.name = self.address  # of a proxy's two connections both have that of the one who has dialled
         self.other: Peer | None = None  # to which a proxy hands on
-        self.ready, self.over = Event(), Event()  # it has its number; it has ended, or says no more
+        self.ready, self.over = Event(), Event()  # it can be sent to, or never will; it says no more
         self.received = 0  # messages
         self.heard = current_time()  # when it said something
-
-    @property
-    def arrow(self) -> str:
-        """The direction of what it says."""
-        return "<-" if self.other is None or self.connection.side is Side.INITIATOR else "->"
 
 
 class Screen:
     """Standard output, standard error and the record; and whether the program is to leave, and with which exit code.
 
-    Rule: whoever shows something waits while much is to be written, so a slow reader slows the peers down in the end;
-    but nobody waits within `write`, which would keep the program from leaving.
+    Rule: whoever shows something waits for the reader, so that a slow one slows the peers down; a signal ends the wait.
     """
 
     def __init__(self, options: Namespace, stdout: int | None, stderr: int | None, record: IO[bytes] | None) -> None:
-        self.options, self.stdout, self.stderr, self.record = options, stdout, stderr, record
-        self.code = 0
-        self.leaving = Event()
-        self.leave_by = math.inf  # when nobody waits for a slow reader any more
-        self._quiet = options.json or options.one
-        self._waiting: deque[tuple[int, bytearray]] = deque()  # to be written
-        self._wakeup = Event()  # of who writes it
+        self.options, self.files, self.record = options, [stdout, stderr], record
+        self.code, self.failed, self.leaving = 0, False, Event()
+        self.leave_by = math.inf  # when nobody waits for a reader any more
         self._lock = anyio.Lock(fast_acquire=True)
         self._terminal = stdout is not None and os.isatty(stdout)
         self._colours = self._terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     async def fail(self, failure: Failure) -> None:
         """Let the program leave, and tell why."""
+        self.code, self.failed = failure.code, True
         self.leaving.set()
-        await self.complain(str(failure), failure.code)
+        await self.put(f"pea2pea: {failure}", aside=True)
 
-    async def complain(self, text: str, code: int) -> None:
-        """Tell what went wrong, of which the exit code will tell, too."""
-        self.code = code or self.code
-        await self.put(f"pea2pea: {text}", aside=True)
-
-    async def welcome(self, addr: str) -> None:
-        """Tell where the node listens."""
-        await self.tell("listening", None, address=addr)
-        if not self._quiet:
-            await self.put(addr)
-
-    async def show(self, peer: Peer, item: Item, arrow: str) -> None:
-        """Show and record a message."""
-        message, payload = item.message, item.wire
-        own = item.event == "message" and self.options.framing.classes is not None
-        if not own and isinstance(message, (bytes, str)):
-            payload = message if isinstance(message, bytes) else message.encode("utf-8", "surrogatepass")
+    async def show(self, peer: Peer, event: str, message: object, wire: bytes, *, heard: bool) -> None:
+        """Tell what a peer has said, or what was said to it."""
+        own = event == "message" and self.options.framing.classes is not None
+        payload = message if isinstance(message, bytes) and not own else wire
+        if isinstance(message, str) and not own:
+            payload = message.encode("utf-8", "surrogatepass")
+        dialled = heard is (peer.connection.side is Side.RESPONDER)  # who says it has dialled
+        arrow = "<-" if heard and (peer.other is None or not dialled) else "->"
+        about: dict[str, object] = {}
         if self.record is not None or self.options.json:
-            heard = arrow == peer.arrow
-            sender = Side.INITIATOR if heard is (peer.connection.side is Side.RESPONDER) else Side.RESPONDER
-            about: dict[str, object] = {"direction": arrow, "sender": sender.value, "length": len(payload)}
-            if own:
-                about["repr"] = readable(message, own)
-            else:
-                about["hex"] = payload.hex()
-                with suppress(UnicodeError):
-                    about["text"] = payload.decode()
-            await self.tell(item.event, peer, **about, wire=item.wire.hex())
-        if not self._quiet:
-            await self.put(self._line(peer, arrow, message, payload, own))
-        elif self.options.one and arrow == "<-" and not self.options.json:
-            await self.put(fit(readable(message, own), 0))
+            about = {"direction": arrow, "sender": "initiator" if dialled else "responder", "length": len(payload)}
+            about |= {"repr": represent(message)} if own else {"hex": payload.hex()}
+            about["wire"] = wire.hex()
+            with suppress(UnicodeError):
+                about |= {} if own else {"text": payload.decode()}
+        text = "" if self.options.json else self._line(peer, arrow, payload, represent(message) if own else None)
+        await self.tell(event, peer, text, about, aside=False, answer=heard)
 
-    def _line(self, peer: Peer, arrow: str, message: object, payload: bytes, own: bool) -> str:
-        now, width = time.time(), self.options.width
-        clock = f"{of_day(int(now))}.{int(now * 1000) % 1000:03}"
-        head = f"{peer.number} {peer.name} {len(payload):>5}"
+    def _line(self, peer: Peer, arrow: str, payload: bytes, text: str | None) -> str:
+        """One line of a message: the bytes, and the text that is given, or that they are."""
+        width = self.options.width
         if width is None:
-            width = (self._terminal and os.get_terminal_size(self.stdout or 0).columns) or WIDTH
-        room = max(width - len(clock) - len(head) - 8, 24) if width > 0 else 0  # for the bytes and the text
-        part = room // 3 if own else room * 2 // 3
-        shown = payload.hex() if not room or len(payload) * 2 <= part else f"{payload[: (part - 1) // 2].hex()}…"
-        left = room and room - len(shown)
-        text = fit(readable(message, own, left and left + 1), left)
+            width = (self._terminal and os.get_terminal_size(self.files[0] or 0).columns) or WIDTH
+        width = sys.maxsize if self.options.one else width or sys.maxsize
+        now = time.time()
+        clock = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now * 1000) % 1000:03}"
+        head = f"{peer.number} {peer.name} {len(payload):>5}"
+        room = max(width - len(clock) - len(head) - 8, 24)  # for the bytes and the text
+        part = room * 2 // 3 if text is None else room // 3
+        shown = payload.hex() if len(payload) * 2 <= part else f"{payload[: (part - 1) // 2].hex()}…"
+        room -= len(shown)
+        text = fit(payload[: room * 4].decode("utf-8", "backslashreplace") if text is None else text, room)
+        if self.options.one:
+            return text
         if self._colours:
             arrow = f"\x1b[{32 if arrow == '<-' else 36}m{arrow}\x1b[0m"
             clock, shown = f"\x1b[2m{clock}\x1b[0m", f"\x1b[2m{shown}\x1b[0m"
         return f"{clock} {arrow} {head}  {shown}  {text}"
 
-    async def tell(self, event: str, peer: Peer | None, **about: object) -> None:
-        """Put an event into the record and, with `--json`, out."""
-        if self.record is None and not self.options.json:
-            return
-        entry: dict[str, object] = {"time": round(time.time(), 6), "event": event}
-        if peer is not None:
-            entry |= {"connection": peer.number, "peer": str(peer.connection)}
-        line = json.dumps(entry | about)
-        try:
-            if self.record is not None:
-                self.record.write(f"{line}\n".encode())
-        except OSError as error:
-            self.record = None
-            await self.fail(Failure(f"cannot write to {self.options.record}: {reason_of(error)}"))
-        if self.options.json and (not self.options.one or about.get("direction") == "<-"):
-            await self.put(line)
-
-    async def note(self, text: str) -> None:
-        """Tell what is no message."""
-        if not self._quiet:
-            await self.put(f"\x1b[2m-- {text}\x1b[0m" if self._colours else f"-- {text}", aside=True)
+    async def tell(
+        self,
+        event: str,
+        peer: Peer | None,
+        text: str,
+        about: Mapping[str, object],
+        *,
+        aside: bool = True,
+        answer: bool = False,
+    ) -> None:
+        """Record an event, and show it, as JSON or, if there is one, as text; aside is what is no message."""
+        if self.record is not None or self.options.json:
+            entry: dict[str, object] = {"time": round(time.time(), 6), "event": event}
+            entry |= {} if peer is None else {"connection": peer.number, "peer": peer.address}
+            line = json.dumps(entry | {**about})
+            try:
+                if self.record is not None:
+                    self.record.write(f"{line}\n".encode())
+            except OSError as error:
+                self.record = None
+                await self.fail(Failure(f"cannot write to {self.options.record}: {reason_of(error)}"))
+            text, aside = (line, False) if self.options.json else (text, aside)
+        if aside and text:
+            text = f"\x1b[2m-- {text}\x1b[0m" if self._colours else f"-- {text}"
+        if text and (answer or not self.options.one):
+            await self.put(text, aside=aside)
 
     async def put(self, text: str, *, aside: bool = False) -> None:
-        """Write a line to standard output or, aside, to standard error; several at once, if they come at once."""
-        file = self.stderr if aside else self.stdout
-        if file is None:
-            return
-        if not self._waiting or self._waiting[-1][0] != file:
-            self._waiting.append((file, bytearray()))
-        data = self._waiting[-1][1]
-        data += f"{text}\n".encode("utf-8", "backslashreplace")
-        if len(data) >= PIECE or len(self._waiting) > 8:
-            await self.flush()
-        else:
-            self._wakeup.set()
-
-    async def run(self) -> None:
-        """The task that writes what others do not wait for."""
-        while True:
-            await self._wakeup.wait()
-            self._wakeup = Event()
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write what waits; a reader that has gone ends the program."""
-        file = self.stdout
+        """Write a line to standard output or, aside, to standard error; a reader that has gone ends the program."""
+        data = f"{text}\n".encode("utf-8", "backslashreplace")
         try:
-            async with self._lock:
-                while self._waiting and current_time() < self.leave_by:
-                    file, data = self._waiting[0]
-                    if not select([], [file], [], 0)[1]:
+            with anyio.CancelScope(shield=True):  # no line is cut off by the end of a connection
+                async with self._lock:
+                    while data and (file := self.files[aside]) is not None and current_time() < self.leave_by:
+                        if select([], [file], [], 0)[1]:
+                            data = data[os.write(file, data[:PIECE]) :]
+                            continue
                         with anyio.move_on_after(0.1):  # and look at `leave_by`
                             await anyio.wait_writable(file)
-                        continue
-                    del data[: os.write(file, data[:PIECE])]
-                    if not data:
-                        self._waiting.popleft()
         except OSError as error:
-            self._waiting.clear()
             self.leaving.set()
-            if file == self.stderr or isinstance(error, BrokenPipeError):
-                self.stderr = None
-            elif self.stdout is not None:
-                self.stdout = None
+            gone = aside or isinstance(error, BrokenPipeError)
+            self.files = [None, None if gone else self.files[1]]
+            if not gone:
                 await self.fail(Failure(f"cannot write to standard output: {reason_of(error)}"))
-            self.stdout = None

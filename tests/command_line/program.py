@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from pea2pea._arguments import call, prepare_tls
-from pea2pea._command_line import Session
+from pea2pea._command_line import Session, make_contexts, make_parser
 from pea2pea._screen import Screen, read
 from pea2pea.testing import wait_until
 
@@ -36,8 +35,8 @@ class Program:
     """A session in this very event loop. It watches no signals: there are several of them in one process."""
 
     def __init__(self, *arguments: str, stdin: int | None, record: Any = None) -> None:
-        self.options = call(None).parse_args(arguments)
-        prepare_tls(self.options)
+        self.options = make_parser().parse_args(arguments)
+        self.options.contexts = make_contexts(self.options)
         self.out = self.err = b""
         self.code: int | None = None
         self._read_out, self._write_out = os.pipe()
@@ -154,7 +153,7 @@ def process(*arguments: str, **options: Any) -> Generator[subprocess.Popen[bytes
 def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a wrong call is answered with."""
     with pytest.raises(SystemExit) as end:
-        call(None).parse_args(arguments)
+        make_parser().parse_args(arguments)
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line

@@ -207,14 +207,6 @@ async def test_a_peer_that_speaks_no_tls(pem: Path) -> None:
         await target.shows("was refused: TLS failed: .*; see that both sides use it", aside=True)
 
 
-async def test_nodes_that_confirm(pem: Path) -> None:
-    async with running("listen", ":0", "--tls", "--cert", f"{pem}/both.pem", "--confirm") as target:
-        addr = await target.address()
-        async with running("connect", addr, "--tls", "--ca", f"{pem}/ca.pem", "--confirm") as program:
-            program.type(b"hello\n")
-            await target.shows("<- 1 .* hello$")
-
-
 async def test_openssl_dials(pem: Path) -> None:
     async with running("listen", ":0", "--tls", "--cert", f"{pem}/both.pem") as program:
         addr = await program.address()

@@ -141,13 +141,12 @@ async def test_hexadecimal_input() -> None:
     [
         ("objects", b"{'a': [1, None]}", b'{"a": [1, null]}\n'),
         ("objects", b"'quoted'", b'"quoted"\n'),
-        ("objects", b"no literal", b'"no literal"\n'),
         ("points", b"Point(1, y=-2)", b"1 -2\n"),
-        ("upper", b"text", b"TEXT\n"),
+        ("upper", b"'text'", b"TEXT\n"),
         ("own_bytes", b"'bytes'", b"'bytes'."),
     ],
 )
-async def test_a_codec_of_ones_own_is_given_bytes_or_a_literal_or_text(
+async def test_a_codec_of_ones_own_is_given_bytes_or_a_literal(
     frame: str, typed: bytes, wire: bytes, codecs_of_tests: None
 ) -> None:
     with RawListener.open() as listener:
@@ -253,8 +252,7 @@ async def test_no_answer_is_a_failure(closes: bool) -> None:
                     peer.close()
                 await program.finished.wait()
     assert program.code == 1
-    expected = "the connection has ended" if closes else "no answer within 0.2 seconds; raise --timeout"
-    await program.shows(f"^pea2pea: .*{expected}$", aside=True)
+    await program.shows("^pea2pea: no answer within 0.2 seconds; raise --timeout$", aside=True)
 
 
 async def test_bytes_that_are_no_frame_are_shown_and_end_the_connection() -> None:
@@ -297,7 +295,7 @@ async def test_several_connections_to_one_address() -> None:
     with RawListener.open() as listener:
         async with running("connect", show(listener.addr), show(listener.addr)) as program:
             with await listener.accept() as one, await listener.accept() as two:
-                await program.shows("2 .*#1:.* is connected", aside=True)
+                await program.shows("2 127.* is connected", aside=True)
                 program.type(b"@2 hello\n")
                 assert await two.receive() == b"hello\n"
                 one.close()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pea2pea._arguments import call
-from pea2pea._command_line import main, serve
+from pea2pea._command_line import main
 
-from ..helpers import RawListener, RawPeer, wait_until
+from ..helpers import LOCALHOST, RawListener, RawPeer, wait_until
 from .program import finish, running, show
 
 SAID = [b"one\r\n", b"\0\xff\x1b\n", b"tail without an end"]
@@ -49,7 +49,7 @@ async def test_a_record_of_a_listener_is_replayed(tmp_path: Path) -> None:
     assert events[5]["hex"] == SAID[2].hex()
 
     with RawListener.open() as listener:
-        async with running("replay", str(path), show(listener.addr), "--speed", "0", "--timeout", "0.2") as replay:
+        async with running("replay", str(path), show(listener.addr), "--speed", "1000", "--timeout", "0.2") as replay:
             with await listener.accept() as peer:
                 assert await peer.receive_all() == b"".join(SAID)
                 await peer.send(b"good\n")
@@ -162,12 +162,14 @@ async def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
     assert program.code == 1
 
 
-async def test_a_record_is_opened_by_its_path(tmp_path: Path) -> None:
-    with RawListener.open() as unused:
-        addr = show(unused.addr)
-    options = call(None).parse_args(["connect", addr, "--record", str(tmp_path / "talk.jsonl"), "--json"])
-    options.contexts = {}
-    assert await serve(options, None, None, None) == 1
+def test_a_record_is_opened_by_its_path(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{name}", None)
+    with socket.create_server((LOCALHOST, 0)) as server:
+        addr = show(server.getsockname())
+    assert main(["connect", addr, "--record", str(tmp_path / "talk.jsonl"), "--json"]) == 1
     assert [each["event"] for each in entries(tmp_path / "talk.jsonl")] == ["statistics"]
 
 
@@ -175,6 +177,9 @@ def test_a_record_in_no_folder(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)
-    assert main(["connect", "127.0.0.1:9", "--record", str(tmp_path / "no" / "where")]) == 2
+    with pytest.raises(SystemExit) as end:
+        main(["connect", "127.0.0.1:9", "--record", str(tmp_path / "no" / "where")])
+    assert end.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == f"pea2pea: cannot write to {tmp_path}/no/where: No such file or directory; correct the path"
+    told = f"pea2pea: cannot write to {tmp_path}/no/where: No such file or directory; correct the path; see"
+    assert line.startswith(told)

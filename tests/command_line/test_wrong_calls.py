@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from pea2pea._command_line import main
@@ -35,7 +37,7 @@ from .program import finish, show, wrong
         (["listen", ":0", "--width", "wide"], ["--width", "'wide'"]),
         (["listen", ":0", "--timeout", "-1"], ["--timeout"]),
         (["listen", ":0", "--timeout", "soon"], ["'soon' is no number"]),
-        (["listen", ":0", "--timeout", "0"], ["'0' is no time"]),
+        (["listen", ":0", "--timeout", "0"], ["'0' is no number above 0"]),
         (["replay", "file", ":1", "--speed", "fast"], ["'fast' is no number"]),
         (["listen", ":0", "--loop", "uvloop"], ["'uvloop'", "asyncio"]),
     ],
@@ -53,12 +55,18 @@ def test_wrong_arguments(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["listen", ":0", "--cert", "node.pem"], "--cert is for TLS; give --tls, too"),
+        (["listen", ":0", "--cert", "node.pem"], "--cert node.pem is for TLS; give --tls, too"),
         (["listen", ":0", "--insecure"], "--insecure is for TLS; give --tls, too"),
         (["listen", ":0", "--tls"], "to listen with --tls takes a certificate; give --cert and --key"),
-        (["connect", ":1", "--tls", "--ca", "no.pem"], "--ca no.pem cannot be read; give a file in PEM format"),
-        (["listen", ":0", "--tls", "--cert", "no.pem"], "--cert no.pem cannot be read; give a file in PEM format"),
-        (["listen", ":0", "--tls", "--cert", __file__], f"--cert {__file__} --key None --ca None: TLS failed: "),
+        (
+            ["connect", ":1", "--tls", "--ca", "no.pem"],
+            "--ca no.pem: No such file or directory; correct the path; give PEM files that fit",
+        ),
+        (
+            ["listen", ":0", "--tls", "--cert", "no.pem"],
+            "--cert no.pem: No such file or directory; correct the path; give PEM files that fit",
+        ),
+        (["listen", ":0", "--tls", "--cert", __file__], f"--cert {__file__}: TLS failed: "),
         (["connect", ":1", "--tls", "--ca", __file__], f"--ca {__file__}: "),
         (["connect", ":1", "--loop", "trio"], "--loop trio needs trio, which is not installed; install it"),
     ],
@@ -66,9 +74,11 @@ def test_wrong_arguments(
 def test_wrong_options(
     arguments: list[str], told: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pea2pea._command_line.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "trio", None)
     monkeypatch.setattr("sys.stdin", None)
-    assert main(arguments) == 2
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert told in line
 

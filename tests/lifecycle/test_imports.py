@@ -50,7 +50,6 @@ ORDER = (
     "testing",
     "",  # the package itself, which exports
     "_screen",
-    "_arguments",
     "_command_line",
     "__main__",
 )
