@@ -45,8 +45,6 @@ async def run_established(session: Session, protocols: Protocols) -> None:
     reader, writer, greeting = _start_protocols(session, protocols)
     await _run_open(session, reader, greeting)
     if session.state is State.DRAINING:
-        if reader is not None:
-            reader.report_rest()
         session.set_state(State.ENDING)
         drained = True
     else:

@@ -50,11 +50,17 @@ class Heuristics:
     decode_errors: int = 0
     """Connections that ended because the peer sent no valid frame."""
     dropped_messages: int = 0
-    """Messages dropped on arrival, under `drop_beyond`."""
+    """Under `drop_beyond`: messages dropped on arrival, since enough waited already, and those that still waited when
+    their connection ended."""
     unsent_messages: int = 0
     """Messages that a broadcast could not queue, and queued messages that an end gave up."""
     unprocessed_bytes: int = 0
-    """Received bytes that an end gave up before they were processed."""
+    """Received bytes that an end gave up, whoever wanted it, in whole chunks as they were read (up to 256 KiB each).
+
+    A chunk counts unless all its messages were processed, or counted as dropped, before the end began; for each
+    connection that are two chunks at most. Not counted are what is no valid frame, what a decoder keeps of an
+    incomplete message, and what arrives when the end has begun, which nobody looks at.
+    """
     hook_errors: int = 0
     """Exceptions that left the user's hooks, codecs and background tasks, and were bugs there.
 

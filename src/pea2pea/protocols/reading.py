@@ -70,22 +70,28 @@ class Backlog(Generic[M]):
         self.error: BaseException | None = None
         """What the decoder raised behind the messages that wait."""
 
-    async def fill(self, messages: Iterator[M]) -> None:
-        """Decode all of `messages`; keep what there is room for, and count the rest."""
-        report = self._session.report
-        until = _clock.now() + SLICE
+    def fill(self, messages: Iterator[M]) -> bool:
+        """Decode a slice of `messages`; keep what there is room for, and drop the rest. False: there is more."""
+        report, until = self._session.report, _clock.now() + SLICE
         try:
-            for message in islice(messages, READ_MAX):  # a chunk has no more, unless the decoder never ends
+            for message in messages:
                 if len(self._waiting) < self._most:
                     self._waiting.append(message)
                 else:
                     report.heuristics.dropped_messages += 1
                     report.info("messages were dropped: the handler is too slow", self._session.addr)
                 if _clock.now() >= until:
-                    await checkpoint()
-                    until = _clock.now() + SLICE
+                    return False
         except Exception as error:  # noqa: BLE001  # the decoder's: raised when what waits is processed
             self.error = error
+        return True
+
+    def give_up(self) -> int:
+        """Drop what waits, since the connection has ended; return how many messages that were."""
+        count = len(self._waiting)
+        self._session.report.heuristics.dropped_messages += count
+        self._waiting.clear()
+        return count
 
     def take(self, fresh: Iterator[M]) -> Iterator[M]:
         """Yield the messages that wait, then those of `fresh`; raise what the decoder raised behind them."""
@@ -108,7 +114,7 @@ class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_backlog", "_busy", "_decode", "_direct", "_drained", "_held", "_messages", "_pace", "_passed_on", "_process",
+        "_ahead", "_backlog", "_busy", "_decode", "_direct", "_in_hand", "_messages", "_pace", "_passed_on", "_process",
         "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until", "_waiting_to_read",
         "quiet_since",
     )  # fmt: skip
@@ -122,8 +128,8 @@ class Reader(Generic[M]):
         self._process = reading.process_message
         self._busy = False  # one reader processes
         self._passed_on = False  # ... and the other one has the right to read
-        self._drained = False  # all that was received is processed
-        self._held = 0  # bytes of the chunks that are not processed yet
+        self._in_hand = 0  # bytes of the chunk in which the decoder may have more messages
+        self._ahead = 0  # bytes of the chunk that was read behind it
         self._scope: CancelScope | None = None  # around the first reader
         self._second: TaskHandle[None] | None = None  # the other one
         self._second_began = False
@@ -148,15 +154,20 @@ class Reader(Generic[M]):
                 if self._second_began:
                     with CancelScope(shield=True):
                         await self._second.wait()
-            if self._backlog is not None and self._backlog.error is not None:
-                self._decoder_failed(self._backlog.error)
+            self._report_rest()
 
-    def report_rest(self) -> None:
-        """Count and report what the peer had sent before its clean close and what was not processed."""
-        session = self._session
-        if session.state is State.DRAINING and not self._drained:
-            session.report.heuristics.unprocessed_bytes += self._held
-            session.report.info("what a peer had sent was given up: the grace period is over", session.addr)
+    def _report_rest(self) -> None:
+        """Count what was received and not processed; report it unless this node wanted the end."""
+        session, rest, waited = self._session, self._in_hand + self._ahead, 0
+        if self._backlog is not None:
+            waited = self._backlog.give_up()
+            if self._backlog.error is not None:
+                self._decoder_failed(self._backlog.error)
+        session.report.heuristics.unprocessed_bytes += rest
+        ours = session.connection.origin in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN)
+        if (rest or waited or self._busy) and not ours:
+            given_up = f"up to {rest} bytes, and {waited} messages that waited"
+            session.report.info("what a peer had sent was given up", session.addr, given_up)
 
     async def _run_second(self) -> None:
         """Be the other reader, which leaves after the first."""
@@ -184,11 +195,13 @@ class Reader(Generic[M]):
         scope = self._scope
         assert scope is not None
         while True:
-            fresh, size, ended = await self._next_chunk()
+            fresh, ended = await self._next_chunk()
             if self._busy:
                 self._turn = Event()
                 await self._turn.wait()
                 self._turn = None
+            if scope.cancel_called:  # what was read when the end had begun is not processed
+                await Event().wait()  # until it is cancelled
             self._busy = True
             self._passed_on = False
             while await run_in(
@@ -198,10 +211,8 @@ class Reader(Generic[M]):
                 await checkpoint()
                 self._restart_slice()
             self._busy = False
-            self._held -= size
             fresh = None  # a chunk is not kept while one waits
             if ended:
-                self._drained = True
                 self._leave()
             if scope.cancel_called:
                 await Event().wait()  # until it is cancelled
@@ -211,27 +222,31 @@ class Reader(Generic[M]):
                     self._turn.set()
                 await event.wait()
 
-    async def _next_chunk(self) -> tuple[bytes | None, int, bool]:
-        """Return what is to be decoded next, its size, and whether it is the end of the stream.
+    async def _next_chunk(self) -> tuple[bytes | None, bool]:
+        """Return what is to be decoded next, and whether it is the end of the stream.
 
         None in place of bytes: process what waits. Under `drop_beyond` that is what comes while a handler is busy.
         """
-        backlog = self._backlog
+        backlog, ended = self._backlog, False
         while backlog is not None and self._busy:
-            await backlog.fill(self._messages)
+            messages = islice(self._messages, READ_MAX)  # a chunk has no more, unless the decoder never ends
+            while not backlog.fill(messages):
+                await checkpoint()
+                if not self._busy:  # what is left of the chunk need not wait, and is not dropped
+                    return None, ended
+            self._in_hand = 0
             if backlog.error is not None:
                 self._session.extend_deadline(self._session.grace)  # for what waits before it
-                return None, 0, False
+                return None, ended
+            if ended:
+                return None, True
             data = await self._receive()
+            ended = not data
             if not self._busy:
-                return data, len(data), not data
+                return data, ended
             self._messages = self._decoded_later(data)
-            self._held -= len(data)
-            if not data:
-                await backlog.fill(self._messages)
-                return None, 0, True
         data = await self._receive()
-        return data, len(data), not data
+        return data, not data
 
     def _restart_slice(self) -> None:
         self._until = _clock.now() + SLICE
@@ -261,7 +276,7 @@ class Reader(Generic[M]):
             raise
         if not data:
             self.drain()
-        self._held += len(data)
+        self._ahead = len(data)
         session.stats.bytes_received += len(data)
         session.totals.bytes_received += len(data)
         return data
@@ -271,11 +286,11 @@ class Reader(Generic[M]):
         session, process, source = self._session, self._process, self._session.connection
         count = 0
         self._stop = self._pace if session.state is State.OPEN else 0
-        looked = _clock.now()
+        looked, messages = _clock.now(), self._messages
         try:
             if data is not None:
-                self._messages = self._decoded(data)
-            for message in self._messages if self._backlog is None else self._backlog.take(self._messages):
+                messages = self._messages = self._decoded(data)
+            for message in messages if self._backlog is None else self._backlog.take(messages):
                 count += 1
                 try:
                     await process(source, message)
@@ -292,21 +307,26 @@ class Reader(Generic[M]):
                     now = _clock.now()
                     if now >= self._until:
                         return True
-                    if now - looked < SLICE / 8:
-                        self._pace = min(self._pace * 2, PACE_MAX)
-                    elif now - looked > SLICE / 4:
-                        self._pace = max(self._pace // 2, 1)
+                    self._adjust_pace(now - looked)
                     looked = now
                     self._stop = count + self._pace if session.state is State.OPEN else 0
         except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
             self._decoder_failed(error)
-            return False
         finally:
             session.stats.messages_received += count
             session.totals.messages_received += count
             if count:
                 self.quiet_since = current_time()
+        if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
+            self._in_hand = 0
         return False
+
+    def _adjust_pace(self, seconds: float) -> None:
+        """Look around more often or less, since it took so long from one look to the next."""
+        if seconds < SLICE / 8:
+            self._pace = min(self._pace * 2, PACE_MAX)
+        elif seconds > SLICE / 4:
+            self._pace = max(self._pace // 2, 1)
 
     def _pass_read_right(self) -> None:
         """Let the other reader read, since a handler waits."""
@@ -324,6 +344,7 @@ class Reader(Generic[M]):
         yield from self._decoded(data)
 
     def _decoded(self, data: bytes) -> Iterator[M]:
+        self._in_hand, self._ahead = self._ahead, 0
         messages = self._decode(data)
         if not hasattr(messages, "__iter__"):
             raise TypeError(f"decode must return an iterable of messages, not {messages!r}")
