@@ -249,8 +249,9 @@ class Node(anyio.AsyncContextManagerMixin):
 
         `addr` is the peer's, under which the connection is known; its host may be anything. The stream is the node's
         from here on: it is closed if the connection is not to be. For a TCP socket use `TCPTransport.wrap`; AnyIO's own
-        TCP streams read ahead without a bound on asyncio. If the peer never closes a stream that is no TCP stream, its
-        orderly end takes, and holds its slot for, the whole grace period.
+        TCP streams read ahead without a bound on asyncio. Where a stream gives no `SocketAttribute.raw_socket`, nothing
+        tells whether the peer has everything: unless the peer closes it, its orderly end takes, and holds its slot for,
+        the whole grace period.
 
         Raises what `connect` raises, and is cancelled like it.
         """

@@ -141,19 +141,25 @@ async def test_a_reset_gives_up_the_chunk_of_the_busy_handler(at: bytes) -> None
 
 
 @over_any
-async def test_a_handler_that_ends_its_connection_has_not_processed_its_message_before(over: str) -> None:
-    user = User()
+@pytest.mark.parametrize("abort", [False, True])
+@pytest.mark.parametrize(("at", "lost"), [(b"two", len(FIRST)), (b"three", 0), (b"six", 0)])
+async def test_a_handler_that_ends_its_connection_gives_up_what_is_behind_its_message(
+    over: str, at: bytes, lost: int, abort: bool
+) -> None:
+    user = User(Config(grace_period=0.1))
 
     async def leave(source: Connection, message: bytes) -> None:
-        if message == b"six":
-            await user.node.disconnect(source)
+        if message == at:
+            await user.node.disconnect(source, abort=abort)
 
     user.handle = leave
     async with connected(user, over) as (connection, stream):
-        await send_chunks(connection, stream, FIRST, THIRD)
-        await stream.aclose()
+        await send_chunks(connection, stream, FIRST)
+        if at == b"six":
+            await send_chunks(connection, stream, THIRD)
         await connection.wait_closed()
-    assert user.node.heuristics.unprocessed_bytes == len(THIRD)
+    assert user.received[-1] == at
+    assert user.node.heuristics.unprocessed_bytes == lost
 
 
 @over_any

@@ -300,10 +300,12 @@ class Reader(Generic[M]):
                         self._fail(told)
                         return False
                 if count >= self._stop:
-                    if session.state is not State.OPEN:
-                        if session.state is not State.DRAINING:
-                            return False
+                    if session.state is State.DRAINING:
                         session.extend_deadline(session.grace)
+                    elif session.state is not State.OPEN:
+                        if next(messages, _END) is not _END:
+                            return False
+                        break
                     now = _clock.now()
                     if now >= self._until:
                         return True
