@@ -449,7 +449,8 @@ class Session:
 
     def decoder(self, _: Connection) -> Tap:
         """See `Reading`."""
-        return Tap(self.framing, forward=self.proxying)
+        exact = self.screen.record is not None or self.options.json or self.framing.classes is not None
+        return Tap(self.framing, exact=exact, forward=self.proxying)
 
     def encoder(self, _: Connection) -> BytesCodec:
         """See `Writing`: what is queued is frames already."""

@@ -20,7 +20,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from importlib import import_module
 from pathlib import Path
 from select import select
@@ -147,12 +147,12 @@ Item: TypeAlias = tuple[str, object, bytes]
 class Tap:
     """A decoder that tells of which bytes it made a message: the codec is fed so that it is known where one ends.
 
-    forward: hand on each piece behind its messages; bytes that are no valid frame are told, and from there on they are
-    taken as they come.
+    exact: also for large pieces of a stream. forward: hand on each piece behind its messages; bytes that are no valid
+    frame are told, and from there on they are taken as they come.
     """
 
-    def __init__(self, framing: Framing, *, forward: bool) -> None:
-        self._codec, self._end, self._forward = framing.make(), framing.end, forward
+    def __init__(self, framing: Framing, *, exact: bool, forward: bool) -> None:
+        self._codec, self._end, self._exact, self._forward = framing.make(), framing.end, exact, forward
         self._pending = bytearray()  # of which no message was made yet
 
     def decode(self, data: bytes, /) -> Iterator[Item]:
@@ -160,7 +160,7 @@ class Tap:
         position, refusal = 0, None
         while refusal is None:
             piece = data[position : position + self._step(data, position)]
-            self._pending += piece
+            self._pending += piece if self._exact or len(data) <= LARGE else b""
             position += len(piece)
             try:
                 for message in self._codec.decode(piece):
@@ -173,8 +173,8 @@ class Tap:
                 refusal = FrameError(f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})")
             if position >= len(data):
                 break
-        if self._pending and (refusal is not None or not data):
-            yield "bytes", None, bytes(self._pending) + data[position:]
+        if (rest := bytes(self._pending) + data[position:]) and (refusal is not None or not data):
+            yield "bytes", None, rest
             self._pending.clear()
         if refusal is not None and not self._forward:
             raise refusal
@@ -185,7 +185,7 @@ class Tap:
             yield "chunk", None, data
 
     def _step(self, data: bytes, position: int) -> int:
-        if isinstance(self._codec, BytesCodec):
+        if isinstance(self._codec, BytesCodec) or (len(data) > LARGE and not self._exact):
             return len(data)
         if self._end:
             return (data.find(self._end, position) + 1 or len(data)) - position
@@ -194,6 +194,8 @@ class Tap:
 
 def fit(text: str, columns: int) -> str:
     """`text` in one line: what cannot be printed is escaped, and what is wider than `columns` is cut."""
+    if text.isascii() and text.isprintable():
+        return text if len(text) <= columns else f"{text[: columns - 1]}…"
     parts: list[str] = []
     width = fitting = 0
     for character in text:
@@ -237,6 +239,19 @@ async def read(file: int | None) -> bytes:
             with suppress(BlockingIOError):
                 return os.read(file, 65_536)
     return b""
+
+
+def write(file: int, data: bytes) -> bytes:
+    """Write what can be written without waiting; return the rest."""
+    while data and select([], [file], [], 0)[1]:
+        data = data[os.write(file, data[:PIECE]) :]
+    return data
+
+
+@lru_cache(1)
+def of_day(second: int) -> str:
+    """The local time of day; the system's way to it is long."""
+    return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 class Peer:
@@ -299,7 +314,7 @@ class Screen:
             width = (self._terminal and os.get_terminal_size(self.files[0] or 0).columns) or WIDTH
         width = sys.maxsize if self.options.one else width or sys.maxsize
         now = time.time()
-        clock = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now * 1000) % 1000:03}"
+        clock = f"{of_day(int(now))}.{int(now * 1000) % 1000:03}"
         head = f"{peer.number} {peer.name} {len(payload):>5}"
         room = max(width - len(clock) - len(head) - 8, 24)  # for the bytes and the text
         part = room * 2 // 3 if text is None else room // 3
@@ -344,12 +359,13 @@ class Screen:
         """Write a line to standard output or, aside, to standard error; a reader that has gone ends the program."""
         data = f"{text}\n".encode("utf-8", "backslashreplace")
         try:
+            if (file := self.files[aside]) is None or (not self._lock.locked() and not (data := write(file, data))):
+                return
             with anyio.CancelScope(shield=True):  # no line is cut off by the end of a connection
                 async with self._lock:
-                    while data and (file := self.files[aside]) is not None and current_time() < self.leave_by:
-                        if select([], [file], [], 0)[1]:
-                            data = data[os.write(file, data[:PIECE]) :]
-                            continue
+                    while (
+                        current_time() < self.leave_by and self.files[aside] is not None and (data := write(file, data))
+                    ):
                         with anyio.move_on_after(0.1):  # and look at `leave_by`
                             await anyio.wait_writable(file)
         except OSError as error:
