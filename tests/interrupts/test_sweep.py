@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import LOOPS
 
-SAMPLES = {"trio": 30}  # trio raises KeyboardInterrupt wherever the program is; asyncio only cancels its main task
+SAMPLES = {"trio": 16}  # trio raises KeyboardInterrupt wherever the program is; asyncio only cancels its main task
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")

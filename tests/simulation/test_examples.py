@@ -20,6 +20,7 @@ from pea2pea.testing import Link, Simulation, simulate
 
 PORT = 4000
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+SEEDS = pytest.mark.parametrize("seeds", [range(1, 3), pytest.param(range(3, 11), marks=pytest.mark.stress)])
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,8 @@ async def keep_dialling(node: Node, ips: list[str], own: str, dial: Callable[[st
 
 
 @BACKENDS
-def test_a_rumour_reaches_all_who_are_left(backend: str) -> None:
+@SEEDS
+def test_a_rumour_reaches_all_who_are_left(backend: str, seeds: range) -> None:
     async def scenario(sim: Simulation) -> None:
         sim.network.link = Link(latency=(0.01, 0.1), loss=0.01)
         ips = [f"10.0.0.{number}" for number in range(1, 16)]
@@ -81,11 +83,12 @@ def test_a_rumour_reaches_all_who_are_left(backend: str) -> None:
         users[ips[14]].tell(gossip.Rumour(2, 0, "told to all"))
         await sim.until(lambda: all(2 in user.hops for user in users.values()), within=60)
 
-    simulate(scenario, seeds=5, backend=backend)
+    simulate(scenario, seeds=seeds, backend=backend)
 
 
 @BACKENDS
-def test_values_are_found_after_crashes(backend: str) -> None:
+@SEEDS
+def test_values_are_found_after_crashes(backend: str, seeds: range) -> None:
     async def scenario(sim: Simulation) -> None:
         sim.network.link = Link(latency=(0.01, 0.1))
         ips = [f"10.0.0.{number}" for number in range(1, 13)]
@@ -115,11 +118,12 @@ def test_values_are_found_after_crashes(backend: str) -> None:
         for number, key in enumerate(keys):
             assert (await peers[ips[-1 - number % 3]].get(key))[0] == f"text {number}"
 
-    simulate(scenario, seeds=3, backend=backend)
+    simulate(scenario, seeds=seeds, backend=backend)
 
 
 @BACKENDS
-def test_there_is_one_connection_for_each_pair(backend: str) -> None:
+@SEEDS
+def test_there_is_one_connection_for_each_pair(backend: str, seeds: range) -> None:
     async def scenario(sim: Simulation) -> None:
         sim.network.link = Link(latency=(0.01, 0.2), jitter=0.05)
         ips = [f"10.0.0.{number}" for number in range(1, 7)]
@@ -147,11 +151,12 @@ def test_there_is_one_connection_for_each_pair(backend: str) -> None:
         await hosts[2].restart()
         await sim.until(are_all_connected, within=60)
 
-    simulate(scenario, seeds=5, backend=backend)
+    simulate(scenario, seeds=seeds, backend=backend)
 
 
 @BACKENDS
-def test_a_peer_that_comes_back_is_connected_again(backend: str) -> None:
+@SEEDS
+def test_a_peer_that_comes_back_is_connected_again(backend: str, seeds: range) -> None:
     async def scenario(sim: Simulation) -> None:
         sim.network.link = Link(latency=0.05)
         ips = [f"10.0.0.{number}" for number in range(1, 5)]
@@ -182,4 +187,4 @@ def test_a_peer_that_comes_back_is_connected_again(backend: str) -> None:
         await hosts[2].restart()
         await sim.until(lambda: all(nodes[ip].connections for ip in ips[1:]), within=60)
 
-    simulate(scenario, seeds=5, backend=backend)
+    simulate(scenario, seeds=seeds, backend=backend)
