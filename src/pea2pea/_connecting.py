@@ -24,7 +24,7 @@ from ._life import Protocols, run_established
 from ._report import Reporter
 from ._self_connection import Mirror, self_connection
 from ._session import Session, State
-from ._tasks import Tasks, call_at_end, start_in
+from ._tasks import Tasks, start_in
 from .config import Config
 from .connection import Connection, DisconnectOrigin, Side
 from .errors import ConnectionLimitError, NodeClosedError, NodeError
@@ -57,13 +57,13 @@ class Shared:
 class Attempt:
     """A connection that is being set up, and the caller that waits for it."""
 
-    __slots__ = ("begun", "coro", "done", "error", "over", "session")
+    __slots__ = ("coro", "done", "error", "over", "session", "task")
 
     def __init__(self, session: Session, done: Event | None) -> None:
         self.session = session
         self.done = done  # for the caller; None: a peer has dialled
         self.error: Exception | None = None
-        self.begun = False  # its task runs
+        self.task = 0  # the id of its task, once that runs
         self.over = False  # its task only waits for those of the connection, which are cancelled
         self.coro: Coroutine[Any, Any, None] | None = None  # of its task
 
@@ -220,22 +220,23 @@ class Connector:
         self._attempts[attempt] = None
         name = f"pea2pea {self._shared.report.node} {show(session.addr)}"
         coro = start_in(self._tasks, self._run(attempt), name, session.context).coro
-        if not attempt.begun:
+        if not attempt.task:
             attempt.coro = coro
 
     async def _run(self, attempt: Attempt) -> None:
         """Be the connection's task: whatever happens in it, the socket is closed and the slot released."""
         try:  # at once: trio raises KeyboardInterrupt anywhere
-            attempt.begun, attempt.coro = True, None
+            attempt.task, attempt.coro = get_current_task().id, None
             session = attempt.session
-            self._shared.hook_tasks[get_current_task().id] = session
+            self._shared.hook_tasks[attempt.task] = session
             async with create_task_group() as tasks:
                 tasks.cancel_scope.shield = True  # what cancels the other connections does not reach this one
                 session.tasks = tasks
                 if await self._establish(attempt):
                     await run_established(session, self._shared.protocols)
                 attempt.over = True
-                tasks.cancel_scope.cancel()
+                if session.unbegun is not None:  # it has had other tasks
+                    tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
             # A hook's use of `Task.cancel` keeps the group from catching its own cancellation (asyncio).
             if not attempt.over or not isinstance(error, get_cancelled_exc_class()):
@@ -244,15 +245,21 @@ class Connector:
                     attempt.fail(met)
                 del met
         finally:
-            with call_at_end(partial(self._end_run, attempt)):
-                self._shared.hook_tasks.pop(get_current_task().id, None)
+            try:
+                self._shared.hook_tasks.pop(attempt.task, None)
                 if not isinstance(attempt.session.base, TCPStream):
                     await close_stream(attempt.session.base, self._shared.report)
+            finally:
+                try:
+                    self._end_run(attempt)
+                finally:  # as `call_at_end` does it, which costs more
+                    self._end_run(attempt)
 
     def _end_run(self, attempt: Attempt) -> None:
-        self._release(attempt.session)
-        attempt.session.finish()
-        self._finish_setup(attempt, NodeClosedError("the node has shut down"))
+        if attempt.session.state is not State.CLOSED:
+            self._release(attempt.session)
+            self._finish_setup(attempt, NodeClosedError("the node has shut down"))
+            attempt.session.finish()
 
     async def _establish(self, attempt: Attempt) -> bool:
         """Shake hands; return whether the connection is established."""
@@ -320,10 +327,10 @@ class Connector:
 
     async def drop_lost(self) -> bool:
         """Finish what a task was to run that was cancelled before it began (asyncio); return whether there was any."""
-        suspects = [attempt for attempt in self._attempts if not attempt.begun]
+        suspects = [attempt for attempt in self._attempts if not attempt.task]
         for _ in range(3):
             await cancel_shielded_checkpoint()
-        lost = [attempt for attempt in suspects if not attempt.begun and attempt in self._attempts]
+        lost = [attempt for attempt in suspects if not attempt.task and attempt in self._attempts]
         for attempt in lost:
             await self._finish_lost(attempt)
         return bool(lost)

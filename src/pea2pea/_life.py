@@ -123,8 +123,9 @@ async def _flush(session: Session, writer: Writer[Any] | None, discarder: Discar
     if writer is not None:
         writer.close()
     session.set_state(State.FLUSHING)
+    ended_cleanly = discarder is None and session.direct is not None  # closing the socket is all that is left to do
     try:
-        if not session.broken:
+        if not (session.broken or (ended_cleanly and (writer is None or not writer.pending))):
             with session.begin_phase():
                 if writer is not None:
                     await writer.wait_flushed()

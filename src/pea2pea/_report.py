@@ -91,9 +91,14 @@ class Reporter:
         self._on_interrupt = on_interrupt  # shuts the node down on what must not be swallowed
         self._last: dict[object, tuple[float, int]] = {}
 
+    @property
+    def verbose(self) -> bool:
+        """Whether anybody reads what `debug` reports."""
+        return logger.isEnabledFor(logging.DEBUG)
+
     def debug(self, message: str, peer: Address | None = None, detail: object = None) -> None:
         """Report the ordinary course of things."""
-        if logger.isEnabledFor(logging.DEBUG):
+        if self.verbose:
             self._emit(logging.DEBUG, message, peer, detail)
 
     def info(self, message: str, peer: Address | None = None, detail: object = None) -> None:

@@ -25,7 +25,7 @@ from contextvars import Context
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from anyio import CancelScope, Event, TaskHandle, current_time, get_cancelled_exc_class, get_current_task
+from anyio import CancelScope, Event, TaskHandle, current_time, get_cancelled_exc_class, get_current_task, move_on_at
 from anyio.abc import ByteStream, TaskGroup
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -119,13 +119,15 @@ class Session:
         self.broken: bool = False  # nothing more can, or shall, be sent
         self.reset: bool = False  # what the kernel still holds for the peer shall be thrown away
         self.endpoints: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
-        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] = {}  # of tasks that are to begin
+        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] | None = None  # of tasks that are to begin
         self.released: bool = False  # the socket is closed, and the slot is free
         self._closed: Event | None = None
 
     def set_state(self, state: State) -> None:
         """Enter a state."""
         self.state = state
+        if not self.report.verbose:
+            return
         what = f"connection is {state.name}"
         if state is State.OPEN:
             what = f"connection is OPEN, side {self.side.name}"
@@ -167,6 +169,8 @@ class Session:
         """Start a task of this connection's; an exception that leaves it ends the connection with `origin`."""
         assert self.tasks is not None
         key = object()
+        if self.unbegun is None:
+            self.unbegun = {}
         self.unbegun[key] = None
         handle = start_in(self.tasks, self._supervise(func, origin, key), name, self.context.copy())
         if key in self.unbegun:  # no eager task (asyncio)
@@ -176,7 +180,8 @@ class Session:
     async def _supervise(
         self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object
     ) -> None:
-        self.unbegun.pop(key, None)
+        if self.unbegun is not None:
+            self.unbegun.pop(key, None)
         task = get_current_task().id
         self.hook_tasks[task] = self
         try:
@@ -239,9 +244,10 @@ class Session:
         if self.tasks is not None:
             self.tasks.cancel_scope.cancel()
 
-    def begin_phase(self, timeout: float = math.inf, *, shield: bool = True) -> CancelScope:
+    def begin_phase(self, timeout: float | None = None, *, shield: bool = True) -> CancelScope:
         """Return the cancel scope of the next part of the connection's life."""
-        self.scope = CancelScope(deadline=min(self.deadline, current_time() + timeout), shield=shield)
+        deadline = self.deadline if timeout is None else min(self.deadline, current_time() + timeout)
+        self.scope = move_on_at(deadline, shield=shield)  # faster than to call CancelScope, which is initialised twice
         return self.scope
 
     def tighten_deadline(self, deadline: float) -> None:
@@ -258,7 +264,7 @@ class Session:
     def finish(self) -> None:
         """Wake those who wait for its end, and drop all references, so that it needs no cycle collector."""
         self.reader = self.writer = self.tasks = self.scope = None
-        for coro in self.unbegun.values():  # cancelled from outside before they began (asyncio)
+        for coro in (self.unbegun or {}).values():  # cancelled from outside before they began (asyncio)
             if coro is not None:
                 coro.close()
         self.connection._supervisor = None  # noqa: SLF001  # so that a connection that a user keeps holds nothing

@@ -213,6 +213,8 @@ class Reader(Generic[M]):
             self._busy = False
             fresh = None  # a chunk is not kept while one waits
             if ended:
+                if self._second is None:
+                    return
                 self._leave()
             if scope.cancel_called:
                 await Event().wait()  # until it is cancelled
