@@ -32,7 +32,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from ._address import Address, show
 from ._report import Reporter, name_background_task
 from ._tasks import start_in
-from ._text import copy_error
+from ._text import strip_error
 from .connection import Connection, DisconnectOrigin, Side
 from .errors import NotConnectedError
 from .stats import Stats
@@ -207,13 +207,13 @@ class Session:
         if connection.origin is not None:
             if self.state is State.DRAINING:
                 if origin is connection.origin and connection.cause is None:
-                    connection.cause = _without_traceback(cause)
+                    connection.cause = cause and strip_error(cause)
                 elif origin in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN):
                     self.tighten_deadline(current_time() + self.grace)
             return False
         connection.origin = origin
         if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING):
-            connection.cause = _without_traceback(cause)
+            connection.cause = cause and strip_error(cause)
         self.broken = broken
         if self.reader is not None:
             self.reader.interrupt()
@@ -286,13 +286,3 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.side.value} {show(self.addr)}, {self.state.value}>"
-
-
-def _without_traceback(error: Exception | None) -> Exception | None:
-    """Drop what would keep peers' data for as long as the connection is kept: tracebacks, causes that are copied."""
-    if error is None:
-        return None
-    cause = error.__cause__
-    error.__cause__ = None if cause is None else copy_error(cause)
-    error.__context__ = None
-    return error.with_traceback(None)

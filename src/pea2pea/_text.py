@@ -1,13 +1,16 @@
-"""What a peer sent, in errors and logs: nothing here returns more than 200 characters, or one that is not printable."""
+"""What a peer sent, in errors and logs: it is cut, and escaped where it is shown."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+E = TypeVar("E", bound=BaseException)
+
 MAX_TEXT = 200  # characters
+MAX_KEPT = 1000  # characters or bytes, of each text that an error carries
 
 
 def printable(text: str) -> str:
@@ -39,3 +42,25 @@ def copy_error(error: BaseException) -> BaseException | None:
         return None
     made.args = (describe(error, str),)
     return made
+
+
+def strip_error(error: E) -> E:
+    """Let an error keep nothing of what its raiser had at hand, and of a text or bytes only the beginning.
+
+    Tracebacks and contexts go, causes are copied; what else an error of a user's class has stays. Returns the error.
+    """
+    error.__cause__ = None if error.__cause__ is None else copy_error(error.__cause__)
+    error.__context__ = None
+    error.args = tuple(map(_cut, error.args))
+    for name, value in vars(error).items():
+        vars(error)[name] = _cut(value)
+    if isinstance(error, (UnicodeDecodeError, UnicodeEncodeError)):
+        setattr(error, "object", _cut(error.object))  # noqa: B010  # it is bytes or text
+    for part in getattr(error, "exceptions", ()):
+        if isinstance(part, BaseException):  # of a group
+            strip_error(part)
+    return error.with_traceback(None)
+
+
+def _cut(value: object) -> object:
+    return value[:MAX_KEPT] if isinstance(value, (str, bytes, bytearray)) else value

@@ -97,7 +97,10 @@ class Connection(TypedAttributeProvider):
         self.origin: DisconnectOrigin | None = None
         """What ended it; None while it lives."""
         self.cause: Exception | None = None
-        """Once it ends with READING or WRITING: why; None after the peer's clean close."""
+        """Once it ends with READING or WRITING: why; None after the peer's clean close.
+
+        It keeps no traceback, and the first 1,000 characters of each text, or bytes, that it carries.
+        """
         self._supervisor: Supervisor | None = supervisor
 
     def start_soon(

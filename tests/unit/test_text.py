@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typing_extensions import Self
 
-from pea2pea._text import MAX_TEXT, copy_error, describe, printable
+from pea2pea._text import MAX_KEPT, MAX_TEXT, copy_error, describe, printable, strip_error
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,18 @@ def test_an_error_that_cannot_be_copied_is_left_out() -> None:
             return super().__new__(cls, args[0])
 
     assert copy_error(PickyError("x")) is None
+
+
+def test_a_stripped_error_keeps_what_is_no_text() -> None:
+    class RichError(Exception):
+        exceptions = "not those of a group"
+
+    error = RichError("x" * 4000, b"y" * 4000, ["z"], 7)
+    error.args[2].append(error)
+    vars(error).update(code=7, data=bytearray(4000))
+    error.__cause__, error.__context__ = KeyError("k" * 4000), KeyError()
+    assert strip_error(error) is error
+    assert error.args == ("x" * MAX_KEPT, b"y" * MAX_KEPT, ["z", error], 7)
+    assert vars(error) == {"code": 7, "data": bytearray(MAX_KEPT)}
+    assert len(str(error.__cause__)) <= MAX_TEXT + 2
+    assert error.__context__ is None
