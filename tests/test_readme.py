@@ -150,7 +150,8 @@ def test_the_files_it_links_to_exist(name: str) -> None:
     assert [link for link in targets if not (document.parent / link).exists()] == []
 
 
-def test_every_invariant_names_what_enforces_it_and_tests_that_exist() -> None:
+def test_invariants_name_existing_tests() -> None:
+    """Every invariant names what enforces it and tests that exist."""
     invariants = (ROOT / "INVARIANTS.md").read_text().partition("## Non-invariants")[0]
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     for section in invariants.split("\n### ")[1:]:

@@ -147,7 +147,8 @@ async def test_socat_dials_with_tls(pem: Path, both_ways: bool) -> None:
             await program.shows("1 .* has ended: the peer has closed it", aside=True)
 
 
-async def test_a_peer_without_a_certificate_is_refused_where_one_is_required(pem: Path) -> None:
+async def test_certificate_required(pem: Path) -> None:
+    """A peer without a certificate is refused where one is required."""
     arguments = ["--tls", "--cert", f"{pem}/both.pem", "--ca", f"{pem}/ca.pem"]
     async with running("listen", ":0", *arguments) as program:
         _, port = (await program.address()).rsplit(":", 1)

@@ -166,9 +166,8 @@ async def test_a_codec_of_ones_own_is_given_bytes_or_a_literal(
         ("delimiter:2c", b"a,b", "delimiter"),
     ],
 )
-async def test_input_that_the_codec_refuses_is_told_and_the_next_line_is_sent(
-    frame: str, typed: bytes, why: str, codecs_of_tests: None
-) -> None:
+async def test_refused_input(frame: str, typed: bytes, why: str, codecs_of_tests: None) -> None:
+    """Input that the codec refuses is told and the next line is sent."""
     with RawListener.open() as listener:
         async with running("connect", show(listener.addr), "--frame", frame) as program:
             with await listener.accept() as peer:
@@ -206,7 +205,8 @@ async def test_input_from_a_file_and_its_end_is_a_half_close(tmp_path: Path) -> 
     assert program.code == 0
 
 
-async def test_a_silent_peer_is_waited_for_so_long_at_the_end_of_the_input() -> None:
+async def test_silent_peer_at_the_end_of_input() -> None:
+    """A silent peer is waited for so long at the end of the input."""
     with RawListener.open() as listener:
         async with running("connect", show(listener.addr), "--timeout", "0.2") as program:
             with await listener.accept() as peer:

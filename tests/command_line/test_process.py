@@ -119,7 +119,8 @@ def test_a_closed_output_ends_quietly(loop: str) -> None:
         assert b"pea2pea" not in program.stderr.read()
 
 
-def test_a_reader_that_stalls_slows_the_peer_down_and_does_not_keep_it_from_leaving() -> None:
+def test_stalled_reader_of_the_output() -> None:
+    """A reader that stalls slows the peer down and does not keep it from leaving."""
     with process("listen", ":0") as program, dial(first_line(program)) as peer:
         peer.setblocking(False)
         sent = 0
@@ -198,7 +199,8 @@ def see(terminal: int, wanted: str) -> str:
 
 
 @pytest.mark.parametrize("colours", [True, False])
-def test_at_a_terminal_there_are_colours_unless_they_are_not_wanted(colours: bool) -> None:
+def test_colours_at_a_terminal(colours: bool) -> None:
+    """At a terminal there are colours unless they are not wanted."""
     with socket.create_server((LOCALHOST, 0)) as server:
         addr, variables = show(server.getsockname()), {} if colours else {"NO_COLOR": "1"}
         with terminal("connect", addr, **variables) as (program, tty):
@@ -220,7 +222,8 @@ def test_at_a_terminal_there_are_colours_unless_they_are_not_wanted(colours: boo
             assert program.wait(20) == 0
 
 
-def test_an_answer_is_waited_for_at_a_terminal_after_the_first_line() -> None:
+def test_one_answer_at_a_terminal() -> None:
+    """An answer is waited for at a terminal after the first line."""
     with socket.create_server((LOCALHOST, 0)) as server:
         addr = show(server.getsockname())
         with terminal("connect", addr, "--one") as (program, tty):
@@ -282,7 +285,8 @@ def test_the_module_is_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.stdout.decode() == shown
 
 
-async def test_the_end_of_the_input_of_a_listener_ends_it_after_its_first_peer() -> None:
+async def test_end_of_input_of_a_listener() -> None:
+    """The end of the input of a listener ends it after its first peer."""
     async with running("listen", ":0") as program:
         program.type(b"welcome\n")
         program.end_input()

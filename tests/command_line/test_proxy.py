@@ -24,7 +24,8 @@ async def proxied(*arguments: str, target: RawListener) -> AsyncGenerator[tuple[
             yield program, client, server
 
 
-async def test_both_directions_are_shown_as_messages_and_handed_on_as_bytes() -> None:
+async def test_both_directions() -> None:
+    """Both directions are shown as messages and handed on as bytes."""
     with RawListener.open() as target:
         async with proxied(target=target) as (program, client, server):
             await client.send(b"one\r\ntw")

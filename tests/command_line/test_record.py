@@ -95,7 +95,8 @@ async def test_a_large_piece_of_a_codec_of_ones_own_is_recorded_whole(tmp_path: 
     assert "".join(each.get("wire", "") for each in entries(path)) == data.hex()
 
 
-async def test_each_connection_of_a_record_has_one_in_the_replay_and_pauses_are_kept(tmp_path: Path) -> None:
+async def test_replay_of_connections_and_pauses(tmp_path: Path) -> None:
+    """Each connection of a record has one in the replay and pauses are kept."""
     path = tmp_path / "talk.jsonl"
     said = [(0.0, 1, b"a\n"), (0.0, 2, b"b\n"), (0.4, 1, b"c\n")]
     path.write_text(

@@ -233,7 +233,8 @@ async def test_rpc_no_call_is_the_callees_bug(lines: bytes, caplog: pytest.LogCa
     assert_no_bug(node, caplog)
 
 
-async def test_rpc_an_answer_that_cannot_be_sent_is_an_error_at_the_caller() -> None:
+async def test_rpc_unsendable_answer() -> None:
+    """Rpc an answer that cannot be sent is an error at the caller."""
     node, _ = new_rpc()
     async with node:
         answer = {"answer": 0, "result": None, "error": "the answer is too long"}
@@ -391,7 +392,7 @@ async def test_kademlia_a_peer_that_does_not_listen_is_refused(caplog: pytest.Lo
     assert_no_bug(node, caplog)
 
 
-async def test_kademlia_who_is_not_there_is_not_handed_over_to_again_and_again() -> None:
+async def test_kademlia_dead_contact() -> None:
     """The contact that it claims to be can be dialled by nobody; each ping makes it new."""
     peer = kademlia.Peer(12345)
     with RawListener.open() as listener:
@@ -695,7 +696,8 @@ async def test_dining_philosophers_share_forks_with_neighbours_only(seat: int) -
 # ---- rate_limit.py
 
 
-async def test_rate_limit_a_ban_is_for_a_network_and_does_not_stay_for_ever() -> None:
+async def test_rate_limit_extent_of_a_ban() -> None:
+    """Rate limit a ban is for a network and does not stay for ever."""
     server = rate_limit.Server()
     others: list[ByteStream] = []
     network = "2001:db8::/64"

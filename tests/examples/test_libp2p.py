@@ -227,7 +227,8 @@ async def test_more_than_the_window_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("stream_id", [0, 2, 1], ids=["none", "the other's", "one in use"])
-async def test_a_stream_that_is_not_the_peers_to_open_ends_the_connection(stream_id: int) -> None:
+async def test_foreign_stream_id(stream_id: int) -> None:
+    """A stream that is not the peer's to open ends the connection."""
     async with connected() as (server, session):
         await held(server, session)
         session.control(Frame(WINDOW_UPDATE, SYN, stream_id))

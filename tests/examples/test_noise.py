@@ -139,7 +139,8 @@ async def test_a_hundred_mebibytes_intact() -> None:
     assert sent.digest() == received.digest()
 
 
-async def test_a_flipped_bit_anywhere_is_refused_and_goes_on_being_refused() -> None:
+async def test_flipped_bit_anywhere() -> None:
+    """A flipped bit anywhere is refused and goes on being refused."""
     a, b = memory_pair()
     recorder = Recorder(a)
     initiator, responder = await shake_hands(recorder, b)
@@ -353,7 +354,8 @@ async def test_a_flipped_bit_in_the_handshake_fails_it_and_is_counted(bit: int) 
 
 
 @pytest.mark.parametrize("byte", [0, 1, 2, 5, 6, 21])
-async def test_a_flipped_bit_afterwards_ends_the_connection_and_is_counted(byte: int) -> None:
+async def test_flipped_bit_after_the_handshake(byte: int) -> None:
+    """A flipped bit afterwards ends the connection and is counted."""
     _, bob = await converse(8 * (FIRST + THIRD + byte))
     assert bob.node.heuristics.handshake_failures == 0
     assert not bob.heard

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 PHILOSOPHERS = ["Socrates", "Diogenes", "Kant", "Nietzsche", "Wittgenstein"]
 
 
-def test_on_the_telephone_each_player_changes_one_letter_at_the_most(example: Example) -> None:
+def test_telephone(example: Example) -> None:
+    """On the telephone each player changes one letter at the most."""
     first, *others, last_but_one, last = example("telephone.py", "--players", "6")
     sentences = [line.split(": ")[1] for line in (first, *others)]
     assert [line.split()[:2] for line in others] == [["player", str(number)] for number in range(2, 7)]
@@ -29,7 +30,8 @@ def test_on_the_telephone_the_same_seed_gives_the_same_game(example: Example) ->
     assert games[0] == games[1] != games[2]
 
 
-def test_a_hot_potato_is_thrown_by_who_has_caught_it_and_all_agree_where_it_burns(example: Example) -> None:
+def test_hot_potato(example: Example) -> None:
+    """A hot potato is thrown by who has caught it and all agree where it burns."""
     lines = example("hot_potato.py", "--throws", "30")
     thrown = [re.fullmatch(r" *(\d+): (\w+) throws it at (\w+)", line) for line in lines[:30]]
     throws = [match.groups() for match in thrown if match]
@@ -48,7 +50,8 @@ def test_a_hot_potato_may_burn_after_one_throw(example: Example) -> None:
     assert lines[-1] == f"1 catches; all agree that it burns in the hands of {lines[0].split()[-1]}"
 
 
-def test_neighbouring_philosophers_never_eat_at_the_same_time_and_nobody_starves(example: Example) -> None:
+def test_dining_philosophers(example: Example) -> None:
+    """Neighbouring philosophers never eat at the same time and nobody starves."""
     *lines, last = example("dining_philosophers.py", "--meals", "8")
     eating: set[int] = set()
     meals = Counter[str]()

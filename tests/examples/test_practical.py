@@ -48,7 +48,8 @@ def test_hello_both_nodes_introduce_themselves_and_notice_the_end(example: Examp
     assert sorted(lines[4:]) == ["Alice: Bob is gone (USER)", "Bob: Alice is gone (READING)"]
 
 
-def test_json_an_auction_ends_with_the_highest_bidder_and_a_liar_is_refused(example: Example) -> None:
+def test_json_messages(example: Example) -> None:
+    """Json an auction ends with the highest bidder and a liar is refused."""
     lines = example("json_messages.py")
     bids = [int(line.split()[-1]) for line in lines if " bids " in line]
     assert bids == sorted(set(bids))
@@ -59,7 +60,8 @@ def test_json_an_auction_ends_with_the_highest_bidder_and_a_liar_is_refused(exam
     assert "'Sold' is not one of Join, Bid, Pass" in lines[-1]
 
 
-def test_tls_names_are_compared_and_strangers_refused_whoever_dials(example: Example) -> None:
+def test_tls(example: Example) -> None:
+    """Tls names are compared and strangers refused whoever dials."""
     pytest.importorskip("trustme", reason="the examples' dependencies are not installed")
     assert example("tls.py") == [
         "alice has dialled bob.example",
@@ -94,7 +96,8 @@ def test_rpc_calls_go_both_ways_at_once_and_fail_by_themselves(example: Example)
     ]
 
 
-def test_reconnect_a_peer_that_comes_back_is_connected_again_and_a_foreign_one_banned(example: Example) -> None:
+def test_reconnect(example: Example) -> None:
+    """Reconnect a peer that comes back is connected again and a foreign one banned."""
     lines = example("reconnect.py")
     assert "third is banned: its network is 'coffee'" in lines
     assert {"first is connected", "second is connected"} <= set(lines)
@@ -113,7 +116,8 @@ def test_one_connection_comes_of_two_simultaneous_dials(example: Example) -> Non
     ]
 
 
-def test_rate_limit_a_noisy_peer_is_warned_then_banned_and_a_calm_one_heard(example: Example) -> None:
+def test_rate_limit(example: Example) -> None:
+    """Rate limit a noisy peer is warned then banned and a calm one heard."""
     if sys.platform != "linux":
         pytest.skip("the loopback addresses other than 127.0.0.1 may be missing")
     assert example("rate_limit.py") == [
@@ -127,7 +131,8 @@ def test_rate_limit_a_noisy_peer_is_warned_then_banned_and_a_calm_one_heard(exam
     ]
 
 
-def test_gossip_reaches_nearly_everybody_for_a_fraction_of_what_flooding_costs(example: Example) -> None:
+def test_gossip(example: Example) -> None:
+    """Gossip reaches nearly everybody for a fraction of what flooding costs."""
     title, _, *rows = example("gossip.py", "--nodes", "40", "--degree", "4")
     assert title.startswith("40 nodes with 8 neighbours on average")
     table = {fanout: [float(field.rstrip("%")) for field in fields] for fanout, *fields in map(str.split, rows)}
@@ -140,7 +145,8 @@ def test_gossip_reaches_nearly_everybody_for_a_fraction_of_what_flooding_costs(e
     assert table["3"][3] < messages / 2
 
 
-def test_kademlia_finds_what_was_stored_after_half_of_the_nodes_have_been_replaced(example: Example) -> None:
+def test_kademlia(example: Example) -> None:
+    """Kademlia finds what was stored after half of the nodes have been replaced."""
     lines = example("kademlia.py", timeout=55)
     assert re.fullmatch(r"30 nodes have \d+ contacts each", lines[0])
     assert lines[1] == "20 texts are stored, 4 times each"

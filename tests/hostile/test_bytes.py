@@ -71,7 +71,8 @@ async def test_an_oversized_frame_is_refused_before_it_is_received() -> None:
         assert target.node.heuristics.decode_errors == 1
 
 
-async def test_messages_before_an_oversized_frame_are_answered_or_lost_but_nothing_else() -> None:
+async def test_messages_before_an_oversized_frame() -> None:
+    """Messages before an oversized frame are answered or lost but nothing else."""
     target = Target()
     async with besieged(target):
         with await join(target) as peer:
@@ -83,7 +84,8 @@ async def test_messages_before_an_oversized_frame_are_answered_or_lost_but_nothi
 
 @pytest.mark.parametrize("leave", ["close", "half_close"])
 @pytest.mark.parametrize("cut", range(1, 8))
-async def test_a_frame_that_the_end_of_the_stream_cuts_off_is_a_decode_error(cut: int, leave: str) -> None:
+async def test_frame_cut_off_by_the_end(cut: int, leave: str) -> None:
+    """A frame that the end of the stream cuts off is a decode error."""
     target = Target()
     async with besieged(target):
         with await join(target) as peer:
@@ -125,7 +127,8 @@ async def test_everything_at_once_is_served_as_well() -> None:
 
 
 @pytest.mark.parametrize("how", LEAVE)
-async def test_leaving_at_every_byte_of_the_handshake_costs_nothing_but_the_attempt(how: str) -> None:
+async def test_end_at_every_byte_of_the_handshake(how: str) -> None:
+    """Leaving at every byte of the handshake costs nothing but the attempt."""
     target = Target()
     conversation = len(MAGIC) + 2 * NONCE
     async with besieged(target):
@@ -142,7 +145,8 @@ async def test_leaving_at_every_byte_of_the_handshake_costs_nothing_but_the_atte
 
 
 @pytest.mark.parametrize("how", LEAVE)
-async def test_leaving_before_the_node_has_said_anything_costs_nothing_but_the_attempt(how: str) -> None:
+async def test_end_before_the_first_word(how: str) -> None:
+    """Leaving before the node has said anything costs nothing but the attempt."""
     target = Target()
     async with besieged(target):
         for _ in range(20):
@@ -156,7 +160,8 @@ async def test_leaving_before_the_node_has_said_anything_costs_nothing_but_the_a
 
 
 @pytest.mark.parametrize("how", LEAVE)
-async def test_leaving_at_every_byte_of_a_message_ends_that_connection_alone(how: str) -> None:
+async def test_end_at_every_byte_of_a_message(how: str) -> None:
+    """Leaving at every byte of a message ends that connection alone."""
     target = Target()
     message = frame(b"message")
     async with besieged(target):

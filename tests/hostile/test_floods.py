@@ -40,7 +40,8 @@ async def half_open_flood(target: Target, count: int) -> AsyncGenerator[None]:
         flood.cancel_scope.cancel()
 
 
-async def test_a_hundred_half_open_peers_keep_an_honest_one_out_for_one_handshake_timeout_at_most() -> None:
+async def test_half_open_peers() -> None:
+    """A hundred half open peers keep an honest one out for one handshake timeout at most."""
     target = Target(handshake_timeout=1.5)
     with ExitStack() as peers:
         async with target.node as node:
@@ -58,7 +59,8 @@ async def test_a_hundred_half_open_peers_keep_an_honest_one_out_for_one_handshak
 
 
 @pytest.mark.parametrize("config", [Config(), Config(max_connecting=20)], ids=["default", "max_connecting"])
-async def test_under_a_sustained_flood_of_half_open_peers_our_own_dials_succeed_at_once(config: Config) -> None:
+async def test_dials_beside_half_open_peers(config: Config) -> None:
+    """Under a sustained flood of half open peers our own dials succeed at once."""
     target = Target(config)
     honest = Target()
     async with target.node as node, honest.node:
@@ -73,7 +75,8 @@ async def test_under_a_sustained_flood_of_half_open_peers_our_own_dials_succeed_
                 await node.disconnect(connection)
 
 
-async def test_max_inbound_keeps_slots_for_our_own_dials_though_each_peer_may_be_half_open() -> None:
+async def test_max_inbound_beside_half_open_peers() -> None:
+    """Max inbound keeps slots for our own dials though each peer may be half open."""
     target, friend = Target(Config(max_connections=40, max_inbound=30)), Target()
     async with target.node as node, friend.node:
         await node.start_listening()
@@ -84,7 +87,8 @@ async def test_max_inbound_keeps_slots_for_our_own_dials_though_each_peer_may_be
             assert node.heuristics.handshake_timeouts == 0
 
 
-async def test_peers_that_are_always_dropped_and_come_again_do_not_keep_honest_ones_out() -> None:
+async def test_dropped_peers_that_come_again() -> None:
+    """Peers that are always dropped and come again do not keep honest ones out."""
     target = Target(Config(max_connecting=5), handshake_timeout=0.5)
     async with besieged(target) as honest, half_open_flood(target, 10):
         await wait_until(lambda: target.node.heuristics.handshake_timeouts)
@@ -94,7 +98,8 @@ async def test_peers_that_are_always_dropped_and_come_again_do_not_keep_honest_o
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_connecting_and_leaving_over_and_over_leaves_nothing_behind(how: str) -> None:
+async def test_peers_that_come_and_go(how: str) -> None:
+    """Connecting and leaving over and over leaves nothing behind."""
     target = Target()
     async with besieged(target) as honest:
         for round_ in range(20):
@@ -118,9 +123,8 @@ async def test_a_full_node_turns_a_crowd_away_at_once_and_counts_it() -> None:
         assert target.node.heuristics.inbound_rejections == 200
 
 
-async def test_a_crowd_that_shakes_hands_and_leaves_over_and_over_is_logged_a_few_times_only(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_log_of_a_crowd_that_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
+    """A crowd that shakes hands and leaves over and over is logged a few times only."""
     target = Target()
     began = time.monotonic()
     async with besieged(target):
@@ -162,7 +166,8 @@ async def test_a_flood_of_empty_messages_delays_nobody_for_long() -> None:
                 scope.cancel()
 
 
-async def test_a_peer_that_asks_and_never_reads_is_not_buffered_without_bound() -> None:
+async def test_peer_that_asks_and_never_reads() -> None:
+    """A peer that asks and never reads is not buffered without bound."""
     target = Target()
 
     async def ask(peer: RawPeer) -> None:

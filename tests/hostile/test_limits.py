@@ -170,7 +170,8 @@ async def adopted(user: User, host: str, port: int, side: Side = Side.RESPONDER)
     return theirs
 
 
-async def test_connections_per_address_are_limited_and_other_addresses_are_not_affected() -> None:
+async def test_limit_per_address() -> None:
+    """Connections per address are limited and other addresses are not affected."""
     network = MemoryNetwork()
     user = User(
         Config(listener_addr=("198.51.100.1", 0), max_connections_per_ip=2), transport=network.host("198.51.100.1")

@@ -42,7 +42,9 @@ async def test_with_send_nowait_they_stay_live() -> None:
     assert one.node.heuristics.hook_errors == other.node.heuristics.hook_errors == 0
 
 
-async def test_with_send_they_wait_for_each_other_until_the_write_timeout() -> None:
+async def test_mutual_load_with_send() -> None:
+    """With send they wait for each other until the write timeout."""
+
     async def answer_twice(user: User, source: Address, message: bytes) -> None:
         await user.outbox.send(source, message)
         await user.outbox.send(source, message)

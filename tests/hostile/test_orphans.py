@@ -111,7 +111,8 @@ async def test_dialled_peers_leave_nothing_either(how: str) -> None:
                 await assert_reset(peer)
 
 
-async def test_a_peer_that_is_still_reading_is_not_reset_by_an_orderly_end() -> None:
+async def test_no_reset_of_a_peer_that_reads() -> None:
+    """A peer that is still reading is not reset by an orderly end."""
     user = User()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening(), receive_buffer=SMALL_BUFFER) as peer:

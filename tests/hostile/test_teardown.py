@@ -67,9 +67,10 @@ async def read_all_and_answer_the_end_with_more(peer: RawPeer) -> None:
 
 @pytest.mark.parametrize("end", END)
 @pytest.mark.parametrize("peers_way", [flood, drip, say_nothing, read_all_and_answer_the_end_with_more])
-async def test_a_peer_that_goes_its_way_is_parted_from_within_the_grace_period(
+async def test_end_within_the_grace_period(
     peers_way: Callable[[RawPeer], Coroutine[None, None, None]], end: str
 ) -> None:
+    """A peer that goes its way is parted from within the grace period."""
     target = Target(GRACE)
     async with target.node as node, anyio.create_task_group() as tasks:
         await node.start_listening()
@@ -83,7 +84,8 @@ async def test_a_peer_that_goes_its_way_is_parted_from_within_the_grace_period(
             tasks.cancel_scope.cancel()
 
 
-async def test_a_peer_that_floods_during_our_goodbye_gets_all_that_we_sent() -> None:
+async def test_flood_during_the_goodbye() -> None:
+    """A peer that floods during our goodbye gets all that we sent."""
     target = Target()
     async with target.node as node:
         await node.start_listening()
@@ -111,7 +113,8 @@ async def test_a_peer_that_floods_during_our_goodbye_gets_all_that_we_sent() -> 
             assert [message for message in frames(b"".join(got)) if message] == [b"%d" % n for n in range(1000)]
 
 
-async def test_a_peer_that_does_not_read_cannot_hold_its_slot_beyond_the_grace_period() -> None:
+async def test_slot_of_a_peer_that_does_not_read() -> None:
+    """A peer that does not read cannot hold its slot beyond the grace period."""
     target = Target(Config(grace_period=0.2, max_connections=1))
     async with target.node as node:
         await node.start_listening()
@@ -143,7 +146,8 @@ async def test_a_peer_that_resets_during_our_goodbye_ends_it() -> None:
         target.part = User().part
 
 
-async def test_a_peer_that_closes_while_we_disconnect_it_is_disconnected_once() -> None:
+async def test_close_during_disconnect() -> None:
+    """A peer that closes while we disconnect it is disconnected once."""
     target = Target()
     async with besieged(target):
         for number in range(20):
@@ -154,7 +158,8 @@ async def test_a_peer_that_closes_while_we_disconnect_it_is_disconnected_once() 
                 assert len(target.ended) == number + 1
 
 
-async def test_a_dialled_peer_that_never_speaks_is_given_up_at_the_handshake_timeout() -> None:
+async def test_dialled_peer_that_never_speaks() -> None:
+    """A dialled peer that never speaks is given up at the handshake timeout."""
     target = Target(handshake_timeout=0.05)
     with RawListener.open() as listener:
         async with target.node as node:
@@ -164,7 +169,8 @@ async def test_a_dialled_peer_that_never_speaks_is_given_up_at_the_handshake_tim
     assert target.node.heuristics.handshake_timeouts == 1
 
 
-async def test_a_peer_that_comes_back_from_the_same_port_gets_a_connection_of_its_own() -> None:
+async def test_return_from_the_same_port() -> None:
+    """A peer that comes back from the same port gets a connection of its own."""
     target = Target()
     async with besieged(target):
         with await join(target) as first:
@@ -200,7 +206,8 @@ class LateTransport(MemoryTransport):
         return self.listener
 
 
-async def test_a_peer_that_arrives_in_the_moment_of_shutdown_is_turned_away() -> None:
+async def test_arrival_at_shutdown() -> None:
+    """A peer that arrives in the moment of shutdown is turned away."""
     transport = LateTransport()
     user = User(enable=ALL, transport=transport)
     async with user.node as node, anyio.create_task_group() as tasks:

@@ -189,7 +189,8 @@ async def test_no_task_starts_while_the_node_ends() -> None:
     assert not task.begun
 
 
-async def test_a_hook_may_start_tasks_of_its_connection_even_the_last_one() -> None:
+async def test_tasks_started_by_hooks() -> None:
+    """A hook may start tasks of its connection even the last one."""
     dialler, responder = User(), User()
     task = Recorder()
 
@@ -240,7 +241,8 @@ async def test_a_task_started_in_a_handshake_that_fails_is_cancelled() -> None:
         await wait_until(lambda: task.begun == task.cancelled == 1)
 
 
-async def test_a_task_started_in_a_handshake_that_makes_room_for_a_dial_is_cancelled() -> None:
+async def test_task_of_an_evicted_handshake() -> None:
+    """A task started in a handshake that makes room for a dial is cancelled."""
     user, other = User(Config(max_connections=1), enable={"handshake"}), User()
     task = Recorder()
 
@@ -259,7 +261,7 @@ async def test_a_task_started_in_a_handshake_that_makes_room_for_a_dial_is_cance
             await wait_until(lambda: task.cancelled)
 
 
-async def test_a_task_that_ignores_cancellation_for_a_while_is_waited_for() -> None:
+async def test_task_that_ignores_cancellation() -> None:
     """Nothing outlives the block."""
     done: list[str] = []
 

@@ -103,7 +103,8 @@ async def test_the_longest_times_and_the_largest_limits_work() -> None:
         assert ours.side is ~theirs.side
 
 
-async def test_a_backlog_beyond_what_the_system_takes_is_refused_before_it_listens() -> None:
+async def test_backlog_beyond_the_system() -> None:
+    """A backlog beyond what the system takes is refused before it listens."""
     with pytest.raises(ValueError, match="listener_backlog must be at most 2147483647"):
         Config(listener_backlog=2**40)
     with pytest.raises(ValueError, match="listener_backlog"):
@@ -194,7 +195,8 @@ def test_max_connecting_is_at_most_max_connections() -> None:
     "copied",
     [lambda config: config, copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))],  # noqa: S301  # our own
 )
-def test_max_connecting_is_as_given_where_replacing_makes_room_for_it(copied: Callable[[Config], Config]) -> None:
+def test_max_connecting_after_replace(copied: Callable[[Config], Config]) -> None:
+    """Max connecting is as given where replacing makes room for it."""
     small = copied(Config(max_connections=10))
     assert dataclasses.replace(small, max_connections=500).max_connecting == 100
     assert dataclasses.replace(small, max_connections=50).max_connecting == 50

@@ -45,7 +45,8 @@ async def test_a_timeout_stands_in_for_the_configured_one(host: str) -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, 60.0])
-async def test_without_one_or_with_a_longer_one_a_dial_may_take_that_long(timeout: float | None) -> None:
+async def test_timeout_of_a_dial(timeout: float | None) -> None:
+    """Without one or with a longer one a dial may take that long."""
     config = Config(connection_timeout=3600 if timeout is None else 0.01)
     async with User(config, transport=Silent()).node as node, anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: node.connect(NOBODY, timeout=timeout))

@@ -121,7 +121,8 @@ async def test_a_second_connect_to_an_address_being_set_up_is_refused() -> None:
         assert not dialler.node.connecting
 
 
-async def test_two_nodes_that_dial_each_other_at_once_get_two_connections() -> None:
+async def test_simultaneous_dials() -> None:
+    """Two nodes that dial each other at once get two connections."""
     one, other = User(), User()
     async with one.node, other.node:
         ones, others = await one.node.start_listening(), await other.node.start_listening()
@@ -163,7 +164,8 @@ async def test_a_connect_to_an_address_being_torn_down_waits_for_that() -> None:
     assert states == ["parted", "connected again"]
 
 
-async def test_a_connect_from_the_hook_of_the_connection_that_ends_is_refused() -> None:
+async def test_connect_from_the_ending_connections_hook() -> None:
+    """A connect from the hook of the connection that ends is refused."""
     dialler, responder = User(), User()
     refusals: list[Exception] = []
 
@@ -360,7 +362,8 @@ async def test_a_nodes_stats_survive_a_disconnect() -> None:
         assert first.stats.bytes_sent == second.stats.bytes_sent == 14
 
 
-async def test_connections_are_compared_by_identity_and_weakly_referenceable() -> None:
+async def test_identity_of_connections() -> None:
+    """Connections are compared by identity and weakly referenceable."""
     dialler, responder = User(), User()
     notes: weakref.WeakKeyDictionary[Connection, str] = weakref.WeakKeyDictionary()
     async with two_nodes(dialler, responder) as (ours, theirs):

@@ -146,7 +146,8 @@ class Closing(Starter):
 
 
 @pytest.mark.parametrize("hook", ["process_message", "on_connect", "on_disconnect"])
-async def test_a_task_of_a_hook_of_a_past_connection_waits_for_the_shutdown(hook: str) -> None:
+async def test_shutdown_from_a_task_of_a_past_hook(hook: str) -> None:
+    """A task of a hook of a past connection waits for the shutdown."""
     async with anyio.create_task_group() as tasks:
         user, peer = Closing(hook, tasks), User()
         async with two_nodes(user, peer) as (ours, theirs):

@@ -240,7 +240,8 @@ async def test_of_those_that_connect_at_once_one_is_kept(names: Names, limit: in
 
 
 @pytest.mark.usefixtures("_all_at_once")
-async def test_if_the_winners_handshake_fails_those_that_were_under_way_are_dialled_again(names: Names) -> None:
+async def test_handshake_of_the_winner_fails(names: Names) -> None:
+    """If the winner's handshake fails those that were under way are dialled again."""
     user = User(config(), enable={"handshake"}, transport=names)
     names.answers = {FIRST: names.keep_silent, SECOND: names.answer, THIRD: names.keep_silent}
 

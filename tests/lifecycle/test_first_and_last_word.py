@@ -142,7 +142,7 @@ async def test_a_banner_comes_before_the_first_answer() -> None:
                 assert await peer.receive_message() == b"answer to hello"
 
 
-async def test_a_banner_comes_before_the_answer_to_what_came_with_the_handshake() -> None:
+async def test_banner_before_the_first_answer() -> None:
     """The handshake has read the first message."""
     server = Server(enable=ALL)
 

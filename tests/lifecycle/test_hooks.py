@@ -100,7 +100,8 @@ async def test_reading_goes_on_beside_on_connect() -> None:
 
 
 @pytest.mark.parametrize("how", ["disconnect", "abort", "peer", "shut_down"])
-async def test_an_abortable_on_connect_is_cancelled_when_the_connection_ends(how: str) -> None:
+async def test_abortable_on_connect(how: str) -> None:
+    """An abortable on connect is cancelled when the connection ends."""
     dialler, responder = User(), User()
     dialler.greet = never = Never()
     cancelled: list[int] = []
@@ -261,7 +262,8 @@ async def test_every_hook_finds_its_connection_established() -> None:
     assert dialler.seen == responder.seen == {"perform_handshake": False, **dict.fromkeys(hooks, True)}
 
 
-async def test_a_message_that_came_with_the_handshake_finds_its_peer_connected() -> None:
+async def test_message_with_the_handshake() -> None:
+    """A message that came with the handshake finds its peer connected."""
     user = Echo(enable={"handshake", "reading", "writing"})
 
     async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
@@ -401,7 +403,8 @@ async def test_the_first_cause_wins() -> None:
         assert user.origins == [origin]
 
 
-async def test_an_abort_closes_the_socket_before_the_hook_and_flushes_nothing() -> None:
+async def test_abort_closes_first() -> None:
+    """An abort closes the socket before the hook and flushes nothing."""
     user = User()
     states: list[object] = []
 
@@ -455,7 +458,8 @@ async def test_an_abort_cuts_an_orderly_end_short_but_is_not_its_cause() -> None
     assert len(user.ended) == 1
 
 
-async def test_an_abort_cuts_the_flush_of_a_stream_without_a_socket_short() -> None:
+async def test_abort_cuts_a_flush() -> None:
+    """An abort cuts the flush of a stream without a socket short."""
     user = User(Config(grace_period=60))
     async with user.node as node, anyio.create_task_group() as tasks:
         ours, _theirs = memory_pair(capacity=16)
@@ -468,7 +472,8 @@ async def test_an_abort_cuts_the_flush_of_a_stream_without_a_socket_short() -> N
         assert not node.connections
 
 
-async def test_an_abort_cuts_a_handler_short_that_still_works_on_what_a_peer_had_sent() -> None:
+async def test_abort_cancels_a_draining_handler() -> None:
+    """An abort cuts a handler short that still works on what a peer had sent."""
     user = User(Config(grace_period=60))
     user.handle = never = Never()
     async with user.node as node:
@@ -540,7 +545,8 @@ async def test_disconnecting_another_peer_from_a_hook_waits_for_its_end() -> Non
             assert set(node.connections) == {one.addr}
 
 
-async def test_hooks_that_wait_for_each_others_end_are_cut_at_their_timeout() -> None:
+async def test_hooks_that_wait_for_each_other() -> None:
+    """Hooks that wait for each other's end are cut at their timeout."""
     user = User(enable={"reading"})
     user.node.enable_on_disconnect(user, timeout=0.05)
 
@@ -656,7 +662,7 @@ async def test_the_context_of_one_connection_is_not_that_of_another() -> None:
     assert seen == ["nowhere"] * 3
 
 
-async def test_a_node_entered_in_a_hook_of_another_one_is_a_node_of_its_own() -> None:
+async def test_node_entered_in_a_hook() -> None:
     """Its hooks are not taken for the other one's."""
     outer, inner, peer = User(), User(), User()
     states: list[str] = []
@@ -730,7 +736,8 @@ async def test_a_cancelled_connect_rolls_back() -> None:
     assert dialler.origins == [DisconnectOrigin.SHUTDOWN]
 
 
-async def test_a_connect_that_is_cancelled_at_any_moment_is_undone_or_done() -> None:
+async def test_cancelled_connect() -> None:
+    """A connect that is cancelled at any moment is undone or done."""
     dialler, responder = User(), User()
     async with responder.node, dialler.node:
         addr = await responder.node.start_listening()

@@ -147,7 +147,8 @@ def test_a_module_has_no_clock_but_the_event_loops(name: str) -> None:
 
 
 @pytest.mark.parametrize("helpers", ["testing", "_command_line", "_screen"])
-def test_the_package_does_not_import_its_helpers_for_tests_nor_its_command_line(helpers: str) -> None:
+def test_imports_of_the_package(helpers: str) -> None:
+    """The package does not import its helpers for tests nor its command line."""
     program = f"import sys, pea2pea; assert not [name for name in sys.modules if name.startswith('pea2pea.{helpers}')]"
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603  # our own program
 

@@ -36,7 +36,8 @@ def _no_cycle_collector() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("enabled", [ALL, ALL - {"handshake"}, frozenset({"writing"}), frozenset()], ids=len)
-async def test_a_connection_that_has_ended_needs_no_cycle_collector_to_be_freed(enabled: frozenset[str]) -> None:
+async def test_no_cycles_of_an_ended_connection(enabled: frozenset[str]) -> None:
+    """A connection that has ended needs no cycle collector to be freed."""
     dialler, responder = User(enable=enabled), User(enable=enabled)
     async with two_nodes(dialler, responder) as (ours, theirs):
         if "reading" in enabled:

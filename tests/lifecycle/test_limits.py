@@ -131,9 +131,8 @@ async def one_is_in(node: Node, gate: Gate, peers: list[RawPeer]) -> Address:
     return addr
 
 
-async def test_a_dial_takes_the_slot_of_the_inbound_peer_that_has_been_shaking_hands_for_longest(
-    peers: list[RawPeer],
-) -> None:
+async def test_dial_takes_the_oldest_inbound_slot(peers: list[RawPeer]) -> None:
+    """A dial takes the slot of the inbound peer that has been shaking hands for longest."""
     user, gate = gated(Config(max_connections=3))
     async with user.node as node:
         addr = await one_is_in(node, gate, peers)
@@ -154,7 +153,7 @@ async def test_a_dial_takes_the_slot_of_the_inbound_peer_that_has_been_shaking_h
         assert len(user.ended) == 0
 
 
-async def test_a_dial_of_a_handshakes_takes_no_slot_of_that_very_connection() -> None:
+async def test_dial_from_a_handshake_spares_its_slot() -> None:
     """It calls back to find out whether the peer can be reached."""
     user, peer, other = User(Config(max_connections=1), enable={"handshake"}), User(), User()
     refused: list[ConnectionLimitError] = []
@@ -173,7 +172,7 @@ async def test_a_dial_of_a_handshakes_takes_no_slot_of_that_very_connection() ->
         assert len(refused) == 1
 
 
-async def test_a_dial_that_takes_a_slot_may_get_the_number_of_the_socket_that_was_closed_for_it() -> None:
+async def test_dial_reuses_a_descriptor_number() -> None:
     """Who waited for the old socket must not take the new one's place with the event loop along."""
     user, other = User(Config(max_connections=1), enable={"handshake"}), User()
     clogged = anyio.Event()
@@ -195,9 +194,8 @@ async def test_a_dial_that_takes_a_slot_may_get_the_number_of_the_socket_that_wa
                 await peer.receive_all()
 
 
-async def test_a_dial_takes_no_slot_of_an_established_connection_nor_of_one_of_our_own_making(
-    peers: list[RawPeer],
-) -> None:
+async def test_dial_spares_other_slots(peers: list[RawPeer]) -> None:
+    """A dial takes no slot of an established connection nor of one of our own making."""
     user, gate = gated(Config(max_connections=2))
     async with user.node as node:
         await one_is_in(node, gate, peers)
@@ -284,7 +282,8 @@ async def test_loopback_and_what_is_no_ip_are_not_limited_per_ip(host: str) -> N
         assert len(node.connections) == 3
 
 
-async def test_inbound_connections_beyond_the_limit_per_ip_are_closed_and_counted() -> None:
+async def test_limit_per_ip() -> None:
+    """Inbound connections beyond the limit per ip are closed and counted."""
     network = MemoryNetwork()
     user = Echo(Config(max_connections_per_ip=2, grace_period=0.1), transport=network.host("203.0.113.1"))
     async with user.node as node:
@@ -317,7 +316,8 @@ async def test_our_own_dials_count_per_ip_as_well() -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connecting"])
-async def test_twenty_racing_dials_against_a_limit_of_five_give_exactly_five(limit: str) -> None:
+async def test_racing_dials(limit: str) -> None:
+    """Twenty racing dials against a limit of five give exactly five."""
     config = Config(max_connections=5) if limit == "max_connections" else Config(max_connecting=5)
     user, gate = gated(config)
     refusals: list[str] = []
@@ -340,7 +340,8 @@ async def test_twenty_racing_dials_against_a_limit_of_five_give_exactly_five(lim
     assert set(refusals) <= {"max_connecting", limit}
 
 
-async def test_twenty_racing_peers_against_a_limit_of_five_give_exactly_five(peers: list[RawPeer]) -> None:
+async def test_racing_peers(peers: list[RawPeer]) -> None:
+    """Twenty racing peers against a limit of five give exactly five."""
     user = User(Config(max_connections=5))
     async with user.node as node:
         addr = await node.start_listening()
@@ -356,7 +357,7 @@ async def test_twenty_racing_peers_against_a_limit_of_five_give_exactly_five(pee
         assert not node.connecting
 
 
-async def test_two_nodes_that_race_for_each_others_last_slot_both_lose_nothing() -> None:
+async def test_race_for_the_last_slot() -> None:
     """Whatever the outcome, no slot is lost to it."""
     one, other = User(Config(max_connections=1)), User(Config(max_connections=1))
     async with one.node, other.node:
@@ -378,7 +379,8 @@ async def try_to_connect(node: Node, addr: Address) -> None:
         await node.connect(addr)
 
 
-async def test_set_ups_beyond_max_connecting_are_refused_to_us_and_counted() -> None:
+async def test_outbound_max_connecting() -> None:
+    """Set ups beyond max connecting are refused to us and counted."""
     user, gate = gated(Config(max_connecting=2))
     with RawListener.open() as one, RawListener.open() as other, RawListener.open() as third:
         async with user.node as node, anyio.create_task_group() as tasks:
@@ -395,7 +397,8 @@ async def test_set_ups_beyond_max_connecting_are_refused_to_us_and_counted() -> 
             await node.connect(third.addr)
 
 
-async def test_inbound_set_ups_beyond_max_connecting_wait_in_the_accept_queue(peers: list[RawPeer]) -> None:
+async def test_inbound_max_connecting(peers: list[RawPeer]) -> None:
+    """Inbound set ups beyond max connecting wait in the accept queue."""
     user = Echo(Config(max_connecting=2), enable={"handshake", "reading", "writing"})
 
     async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:

@@ -54,7 +54,8 @@ async def test_it_stops_and_starts_again() -> None:
                 await RawPeer.dial(addr)
 
 
-async def test_it_can_listen_at_the_same_port_again_beside_connections_of_before() -> None:
+async def test_listen_again_at_the_same_port() -> None:
+    """It can listen at the same port again beside connections of before."""
     with socket.socket() as sock:
         sock.bind((LOCALHOST, 0))
         free = sock.getsockname()
@@ -197,7 +198,8 @@ async def test_it_listens_with_ipv6(host: str) -> None:
             assert list(node.connections) == [peer.addr]
 
 
-async def test_a_listener_at_all_ipv6_addresses_takes_ipv4_peers_by_their_ipv4_address() -> None:
+async def test_dual_stack_listener() -> None:
+    """A listener at all ipv6 addresses takes ipv4 peers by their ipv4 address."""
     user = Echo(Config(listener_addr=("::", 0)))
     async with user.node as node:
         port = (await node.start_listening())[1]

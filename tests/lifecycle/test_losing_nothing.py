@@ -111,7 +111,8 @@ async def test_every_peer_gets_everything() -> None:
 
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("how", ["close", "half-close"])
-async def test_two_hundred_messages_just_before_a_clean_close_are_all_processed(how: str, slow: bool) -> None:
+async def test_messages_before_a_clean_close(how: str, slow: bool) -> None:
+    """Two hundred messages just before a clean close are all processed."""
     messages = MANY[:200]
     user = User(PATIENT)
     unprocessed: list[int] = []
@@ -139,7 +140,8 @@ async def test_two_hundred_messages_just_before_a_clean_close_are_all_processed(
     assert unprocessed == [0] * 20
 
 
-async def test_two_hundred_messages_of_a_node_that_leaves_are_all_processed() -> None:
+async def test_messages_of_a_node_that_leaves() -> None:
+    """Two hundred messages of a node that leaves are all processed."""
     messages = MANY[:200]
     receiver = User(PATIENT)
     async with receiver.node:

@@ -181,7 +181,7 @@ async def test_a_second_cancellation_gives_up_a_flush() -> None:
         assert not user.node.connections
 
 
-async def test_the_bodys_exception_is_not_lost_to_a_cancellation_of_the_end() -> None:
+async def test_exception_of_the_body_beside_a_cancellation() -> None:
     """As in a `finally` of one's own, what comes last comes out; nothing stays open either way."""
     user, peer = a_user(), a_user()
     async with peer.node:
@@ -268,7 +268,8 @@ async def test_a_cancelled_shut_down_goes_on() -> None:
                 assert not user.node.connections
 
 
-async def test_a_handler_that_cancels_its_own_task_ends_no_more_than_its_connection() -> None:
+async def test_handler_that_cancels_its_own_task() -> None:
+    """A handler that cancels its own task ends no more than its connection."""
     user, peer, other = User(), User(), User()
 
     async def handle(*_: object) -> None:
@@ -290,7 +291,7 @@ async def test_a_handler_that_cancels_its_own_task_ends_no_more_than_its_connect
         assert user.origins == [DisconnectOrigin.READING]
 
 
-async def test_a_task_of_a_connection_that_is_cancelled_ends_no_more_than_that() -> None:
+async def test_cancelled_task_of_a_connection() -> None:
     """Its writer, while the peer does not read."""
     user, other = User(), User()
     with RawListener.open(receive_buffer=4096) as listener:
@@ -313,7 +314,7 @@ async def test_a_task_of_a_connection_that_is_cancelled_ends_no_more_than_that()
             assert user.node.heuristics.hook_errors == 1
 
 
-async def test_a_background_task_that_swallows_a_cancellation_ends_with_its_connection_alone() -> None:
+async def test_task_that_swallows_a_cancellation() -> None:
     """AnyIO leaves a task its own cancellation, too, while asyncio still counts one that came from outside."""
     user, peer, other = User(), User(), User()
 
@@ -337,7 +338,7 @@ async def test_a_background_task_that_swallows_a_cancellation_ends_with_its_conn
 
 
 @pytest.mark.parametrize("still", ["a background task", "the hook"])
-async def test_a_closing_connection_whose_own_task_is_cancelled_ends_alone(still: str) -> None:
+async def test_cancelled_task_of_a_closing_connection(still: str) -> None:
     """Something of it does not end yet, so that its task waits."""
     user, peer, other = User(enable={"writing", "on_disconnect"}), User(), User()
     own: list[asyncio.Task[Any]] = []
@@ -454,7 +455,7 @@ async def test_a_node_never_swallows_a_cancellation() -> None:
         assert await ended(task) == "cancelled"
 
 
-async def test_a_reader_that_is_cancelled_before_it_began_is_not_waited_for() -> None:
+async def test_reader_cancelled_before_it_began() -> None:
     """The task that reads on while a handler waits for something."""
     dialler, responder = User(), User(enable={"reading"})
     cancelled: list[str] = []

@@ -187,7 +187,7 @@ async def keep(_: Connection, stream: ByteStream) -> ByteStream:
 
 @pytest.mark.parametrize("lag", range(6))
 @pytest.mark.parametrize("end", ["shut down", "a dial takes its slot"])
-async def test_when_the_handshake_has_returned_it_is_established_or_closed(lag: int, end: str) -> None:
+async def test_outcome_of_a_returned_handshake(lag: int, end: str) -> None:
     """Whatever the handshake has noted down under its connection can be taken back."""
     user = User(Config(max_connections=1), enable={"handshake", "on_disconnect"})
     go_on = anyio.Event()

@@ -75,14 +75,16 @@ async def test_the_wildcard_itself_is_refused(host: str) -> None:
 
 @needs_another_address
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104  # that is what is tested
-async def test_another_address_of_the_host_is_refused_for_a_wildcard_listener(host: str) -> None:
+async def test_other_local_address_of_a_wildcard(host: str) -> None:
+    """Another address of the host is refused for a wildcard listener."""
     user = User(Config(listener_addr=(host, 0)))
     async with user.node as node:
         await refuses(user, (OTHER, (await node.start_listening())[1]))
 
 
 @needs_another_address
-async def test_another_node_at_the_same_port_of_another_address_is_no_self() -> None:
+async def test_other_node_at_the_same_port() -> None:
+    """Another node at the same port of another address is no self."""
     user = User()
     async with user.node as node:
         port = (await node.start_listening())[1]
@@ -187,7 +189,9 @@ async def test_another_host_at_the_port_where_it_listens_is_no_self() -> None:
         await connect(one, other)
 
 
-async def test_a_foreign_address_at_the_port_of_a_wildcard_listener_is_no_self() -> None:
+async def test_foreign_address_at_a_wildcards_port() -> None:
+    """A foreign address at the port of a wildcard listener is no self."""
+
     class Refusing(TCPTransport):
         async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
             raise ConnectionRefusedError(f"as if from {addr[0]}")
@@ -222,7 +226,8 @@ async def test_a_name_whose_first_address_is_its_own_is_refused() -> None:
             await wait_until(lambda: user.received == [b"hello"])
 
 
-async def test_a_node_that_stops_listening_while_it_dials_itself_stays_usable() -> None:
+async def test_stop_listening_during_a_self_dial() -> None:
+    """A node that stops listening while it dials itself stays usable."""
     user = User(Config(reuse_listener_port=True))
     async with user.node as node:
         addr = await node.start_listening()

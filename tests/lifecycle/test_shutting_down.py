@@ -47,7 +47,8 @@ def raw_socket(connection: Connection) -> socket.socket:
 # Leaving the block
 
 
-async def test_leaving_the_block_disconnects_everybody_and_leaves_nothing() -> None:
+async def test_leaving_the_block() -> None:
+    """Leaving the block disconnects everybody and leaves nothing."""
     user = User()
     before = running_tasks()
     with RawListener.open() as listener:
@@ -148,7 +149,7 @@ async def test_an_outer_timeout_goes_through() -> None:
         assert not dialler.node.connections
 
 
-async def test_a_cancelled_scope_around_the_block_does_not_cut_the_end_short() -> None:
+async def test_cancelled_scope_around_the_block() -> None:
     """Hooks have their time although everything around them is cancelled."""
     dialler, responder = User(), User()
     hooks: list[str] = []
@@ -553,9 +554,8 @@ async def test_a_peer_that_stays_silent_does_not_hold_the_end_up() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-def test_an_interruption_of_the_body_comes_out_after_everything_is_closed(
-    anyio_backend: tuple[str, dict[str, Any]], error: BaseException
-) -> None:
+def test_interrupt_of_the_body(anyio_backend: tuple[str, dict[str, Any]], error: BaseException) -> None:
+    """An interruption of the body comes out after everything is closed."""
     dialler, responder = User(), User()
     states: list[tuple[int, list[DisconnectOrigin]]] = []
 

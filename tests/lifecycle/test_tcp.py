@@ -116,7 +116,8 @@ async def test_the_addresses_of_a_name_are_tried_in_order() -> None:
             assert not node.connecting
 
 
-async def test_when_no_address_of_a_name_answers_the_last_error_is_raised() -> None:
+async def test_last_error_of_a_name() -> None:
+    """When no address of a name answers the last error is raised."""
     with RawListener.open() as one, RawListener.open() as other:
         transport = Names(one.addr, other.addr)
     async with User(Config(max_connections=1), transport=transport).node as node:
@@ -194,7 +195,7 @@ async def test_a_dual_stack_listener_is_reached_both_ways() -> None:
         assert {addr[0] for addr in responder.node.connections} == {LOCALHOST, "::1"}
 
 
-async def test_a_tcp_connection_to_oneself_without_a_listener_is_a_refusal() -> None:
+async def test_tcp_self_connect_without_listener() -> None:
     """A port that dials its own number is connected with itself by TCP (RFC 9293, section 3.5)."""
     transport = SamePort()
     async with User(transport=transport).node as node:
@@ -424,7 +425,7 @@ async def test_a_listener_tells_where_it_listens() -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM])
-async def test_a_connection_that_ended_before_it_was_accepted_is_passed_over(code: int) -> None:
+async def test_end_before_accept(code: int) -> None:
     """Linux hands such connections out and lets the first read fail; other systems say so at once (accept(2))."""
 
     class Aborting:

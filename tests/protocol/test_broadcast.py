@@ -134,7 +134,8 @@ async def test_a_broadcast_tells_who_was_full_and_reaches_the_others(over: str) 
         assert sender.node.heuristics.unsent_messages == 1
 
 
-async def test_a_broadcast_tells_whose_encoder_raised_and_reaches_the_others() -> None:
+async def test_broadcast_beside_a_failing_encoder() -> None:
+    """A broadcast tells whose encoder raised and reaches the others."""
     sender = Sender()
     good, bad, worse = CountingCodec(sender), Unable(sender), Unfit(sender)
     codecs = cycle([good, bad, worse])
@@ -152,9 +153,7 @@ async def test_a_broadcast_tells_whose_encoder_raised_and_reaches_the_others() -
 
 
 @pytest.mark.parametrize(("count", "size"), [(1000, 100_000), (300, 10)])
-async def test_broadcasts_into_queues_of_ten_arrive_or_are_counted_and_logged(
-    count: int, size: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_broadcasts_into_full_queues(count: int, size: int, caplog: pytest.LogCaptureFixture) -> None:
     """The caller ignores what `broadcast` returns."""
     caplog.set_level(logging.INFO, "pea2pea")
     sender, receivers = Sender(queue_depth=10, grace_period=5.0), [User(), User()]

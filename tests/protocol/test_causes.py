@@ -181,9 +181,8 @@ async def test_what_a_handler_raises_keeps_nothing_of_the_message(what: str, cap
 
 
 @pytest.mark.parametrize("length", [100, 200, 201, HUGE])
-async def test_what_is_shown_is_cut_at_two_hundred_characters_and_escaped(
-    length: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_shown_text_is_cut_and_escaped(length: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What is shown is cut at two hundred characters and escaped."""
     caplog.set_level("INFO", "pea2pea")
 
     def read(message: Any) -> None:

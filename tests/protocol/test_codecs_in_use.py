@@ -112,7 +112,9 @@ async def test_a_bug_in_a_mapped_function_is_told_as_one(bug: Exception, caplog:
 
 
 @pytest.mark.parametrize("bad", [b"AX\x01", b"AB\xff"])
-async def test_a_bad_header_ends_the_connection_and_a_good_one_comes_with_its_payload(bad: bytes) -> None:
+async def test_headers_good_and_bad(bad: bytes) -> None:
+    """A bad header ends the connection and a good one comes with its payload."""
+
     def length(header: bytes) -> int:
         if not header.startswith(b"AB"):
             raise ValueError("no magic")

@@ -39,7 +39,8 @@ class Twice(User):
                     self.left_out += 1
 
 
-async def test_two_nodes_that_answer_each_other_with_too_much_stay_live_if_they_leave_some_out() -> None:
+async def test_mutual_answers_with_send_nowait() -> None:
+    """Two nodes that answer each other with too much stay live if they leave some out."""
     one, other = Twice(wait=False), Twice(wait=False)
     async with two_nodes(one, other) as (ours, _):
         one.outbox.send_nowait(ours, bytes(1000))
@@ -50,7 +51,8 @@ async def test_two_nodes_that_answer_each_other_with_too_much_stay_live_if_they_
         assert not other.ended
 
 
-async def test_two_nodes_that_wait_for_each_other_are_parted_by_the_write_timeout() -> None:
+async def test_mutual_answers_with_send() -> None:
+    """Two nodes that wait for each other are parted by the write timeout."""
     one, other = Twice(wait=True, timeout=0.5), Twice(wait=True, timeout=1000.0)
     async with two_nodes(one, other) as (ours, _):
         one.outbox.send_nowait(ours, bytes(10_000))

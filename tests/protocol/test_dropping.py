@@ -82,9 +82,8 @@ async def sender_to(user: User, over: str) -> AsyncGenerator[ByteStream]:
 
 @any_way
 @both_ends
-async def test_of_a_thousand_messages_in_one_segment_so_many_wait_and_the_rest_is_dropped_at_once(
-    over: str, most: int
-) -> None:
+async def test_a_thousand_messages_in_one_segment(over: str, most: int) -> None:
+    """Of a thousand messages in one segment so many wait and the rest is dropped at once."""
     user, messages = dropping(most, secure=over == "TLS"), numbered()
     gate = Gate(user)
     async with sender_to(user, over) as stream:
@@ -100,7 +99,8 @@ async def test_of_a_thousand_messages_in_one_segment_so_many_wait_and_the_rest_i
 
 @any_way
 @both_ends
-async def test_it_does_not_matter_how_large_they_are_and_how_they_are_cut(over: str, most: int) -> None:
+async def test_any_sizes_and_cuts(over: str, most: int) -> None:
+    """It does not matter how large they are and how they are cut."""
     user, dice = dropping(most, secure=over == "TLS"), Random(most)
     messages, gate = numbered(dice), Gate(user)
     data = b"".join(map(frame, messages))
@@ -156,7 +156,8 @@ class Laborious(LengthDelimitedCodec):
 
 @pytest.mark.parametrize("most", [1, 5, 2000])
 @pytest.mark.parametrize("end", [False, True])
-async def test_nothing_waits_for_a_handler_that_has_caught_up_in_the_middle_of_a_chunk(most: int, end: bool) -> None:
+async def test_handler_that_catches_up_within_a_chunk(most: int, end: bool) -> None:
+    """Nothing waits for a handler that has caught up in the middle of a chunk."""
     user, messages = dropping(most), numbered()
     gate, heuristics = Gate(user), user.node.heuristics
     user.codec = lambda: Laborious(gate)
@@ -198,9 +199,8 @@ async def test_the_valid_messages_before_a_bad_frame_are_processed(count: int, t
 
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("grace_period", [0.0, 0.1])
-async def test_those_that_a_busy_handler_does_not_come_to_before_a_bad_frame_are_counted(
-    count: int, grace_period: float, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_count_before_a_bad_frame(count: int, grace_period: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that a busy handler does not come to before a bad frame are counted."""
     caplog.set_level("INFO", "pea2pea")
     user, messages = dropping(3, grace_period=grace_period), numbered()[:count]
     Gate(user)

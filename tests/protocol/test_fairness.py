@@ -73,7 +73,8 @@ async def test_a_chunk_of_empty_frames_leaves_the_loop_its_turns(waits: bool) ->
     assert max(clock.happened.values()) < MOST
 
 
-async def test_dropping_a_chunk_of_empty_frames_leaves_the_loop_its_turns() -> None:
+async def test_dropping_yields() -> None:
+    """Dropping a chunk of empty frames leaves the loop its turns."""
     user, clock = Busy(drop_beyond=1), Clock()
     dropped = 0
 
@@ -101,7 +102,8 @@ async def test_dropping_a_chunk_of_empty_frames_leaves_the_loop_its_turns() -> N
 
 
 @pytest.mark.parametrize("over", ["socket", "memory", "TLS"])
-async def test_messages_of_others_get_through_while_a_peer_sends_flat_out(over: str) -> None:
+async def test_others_beside_a_flood(over: str) -> None:
+    """Messages of others get through while a peer sends flat out."""
     user = SecureUser(HASTY) if over == "TLS" else User(HASTY)
 
     async def answer(source: Connection, message: bytes) -> None:

@@ -124,7 +124,8 @@ async def test_a_refused_peer_leaves_its_slot_to_the_next() -> None:
             await honest.node.connect(addr)
 
 
-async def test_a_refused_peer_is_closed_and_none_of_its_messages_is_processed() -> None:
+async def test_refused_peer() -> None:
+    """A refused peer is closed and none of its messages is processed."""
     responder = Greeted()
 
     async def refuse(connection: Connection, stream: ByteStream) -> ByteStream:
@@ -176,7 +177,8 @@ async def test_a_timeout_of_the_handshakes_own_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("half_speaking", [False, True])
-async def test_a_hundred_that_say_too_little_keep_an_honest_one_out_for_one_timeout_only(half_speaking: bool) -> None:
+async def test_a_hundred_unfinished_handshakes(half_speaking: bool) -> None:
+    """A hundred that say too little keep an honest one out for one timeout only."""
     responder, honest = Greeted(Config(max_connecting=100, max_connections=150), timeout=0.5), Greeted()
     async with responder.node as node, honest.node:
         addr = await node.start_listening()
@@ -428,7 +430,7 @@ class Registrar(User):
 
 
 @pytest.mark.parametrize("end", ["before it is established", "after it was established"])
-async def test_what_a_handshake_registers_is_taken_back_whatever_comes_of_the_connection(end: str) -> None:
+async def test_registration_in_a_handshake(end: str) -> None:
     """Before it is established: a dial has taken its slot when the handshake returns."""
     user, other = Registrar(), User(enable=())
     async with other.node, user.node, create_task_group() as group:

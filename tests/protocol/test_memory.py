@@ -118,7 +118,8 @@ async def test_a_peer_that_nobody_reads_from_is_stopped_over_tls() -> None:
             assert gone < MOST
 
 
-async def test_a_frame_that_never_ends_is_kept_up_to_the_codecs_limit_at_the_most() -> None:
+async def test_endless_frame() -> None:
+    """A frame that never ends is kept up to the codec's limit at the most."""
     user = Bounded("reading", "on_disconnect")
     user.codec = lambda: LengthDelimitedCodec(max_length=2 * MIB)
     async with a_peer(user) as peer:
@@ -147,7 +148,8 @@ async def test_messages_beyond_the_limit_do_not_pile_up() -> None:
             assert user.node.heuristics.dropped_messages == count - 100 - 1
 
 
-async def test_what_a_flood_of_handlers_sends_to_a_peer_that_does_not_read_is_bounded() -> None:
+async def test_answers_to_a_peer_that_does_not_read() -> None:
+    """What a flood of handlers sends to a peer that does not read is bounded."""
     user = Bounded("reading", "writing")
 
     async def answer_twice(source: Connection, message: bytes) -> None:
@@ -162,7 +164,8 @@ async def test_what_a_flood_of_handlers_sends_to_a_peer_that_does_not_read_is_bo
 
 
 @pytest.mark.parametrize("over", ["socket", "memory"])
-async def test_an_outgoing_queue_of_tiny_frames_is_bounded_by_their_number(over: str) -> None:
+async def test_queue_of_tiny_frames(over: str) -> None:
+    """An outgoing queue of tiny frames is bounded by their number."""
     user = User(enable={"on_disconnect"})
     user.outbox = user.node.enable_writing(user, queue_bytes=1 << 30)
     async with stuck_peer(user, over) as peer:

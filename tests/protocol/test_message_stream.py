@@ -186,9 +186,8 @@ async def test_messages_go_both_ways(pair: Pair, make_codec: Callable[[], Codec[
 
 @any_codec
 @any_pair
-async def test_wherever_it_is_cut_and_whatever_follows_all_comes_out_in_order(
-    pair: Pair, make_codec: Callable[[], Codec[bytes]]
-) -> None:
+async def test_any_cut_any_rest(pair: Pair, make_codec: Callable[[], Codec[bytes]]) -> None:
+    """Wherever it is cut and whatever follows all comes out in order."""
     data = sent_by(make_codec(), MESSAGES) + TAIL
     for cut in range(len(data) + 1):
         async with both_ends(pair) as (ours, theirs):

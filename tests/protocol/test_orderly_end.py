@@ -97,7 +97,8 @@ async def test_last_words_arrive(kind: type[User]) -> None:
 
 @over_both
 @pytest.mark.parametrize("slowly", [False, True])
-async def test_in_a_mutual_flood_all_that_the_one_who_leaves_had_sent_arrives(kind: type[User], slowly: bool) -> None:
+async def test_end_in_a_mutual_flood(kind: type[User], slowly: bool) -> None:
+    """In a mutual flood all that the one who leaves had sent arrives."""
     leaving, staying = a_user(kind), a_user(kind)
     sent = 0
     if slowly:
@@ -142,7 +143,8 @@ async def test_a_half_closed_peer_still_gets_its_answers() -> None:
 
 
 @over_both
-async def test_what_came_before_a_clean_close_is_processed_before_the_hook(kind: type[User]) -> None:
+async def test_drained_before_the_hook(kind: type[User]) -> None:
+    """What came before a clean close is processed before the hook."""
     sender, receiver = a_user(kind), a_user(kind)
     processed_before_the_hook = []
 
@@ -161,7 +163,8 @@ async def test_what_came_before_a_clean_close_is_processed_before_the_hook(kind:
     assert receiver.origins == [DisconnectOrigin.READING]
 
 
-async def test_a_peer_that_leaves_without_reading_its_answers_had_its_messages_processed() -> None:
+async def test_peer_that_leaves_without_reading() -> None:
+    """A peer that leaves without reading its answers had its messages processed."""
     user = User(PATIENT)
 
     async def answer(source: Connection, message: bytes) -> None:
@@ -193,7 +196,7 @@ async def test_each_message_that_is_drained_has_a_grace_of_its_own() -> None:
 
 @pytest.mark.parametrize("count", [60, 500])
 @pytest.mark.parametrize("how", ["disconnect", "disconnect by address", "disconnect, again and again"])
-async def test_once_this_node_wants_the_end_what_is_drained_shares_one_grace(how: str, count: int) -> None:
+async def test_one_grace_for_what_is_drained(how: str, count: int) -> None:
     """The messages of a peer that has closed cleanly have a grace period each only until then."""
     user = User(Config(grace_period=0.3))
 
@@ -220,7 +223,7 @@ async def test_once_this_node_wants_the_end_what_is_drained_shares_one_grace(how
     assert user.origins == [DisconnectOrigin.READING]
 
 
-async def test_a_connect_to_a_peer_whose_messages_are_drained_waits_for_the_end() -> None:
+async def test_connect_while_draining() -> None:
     """It does not cut the draining short; a `disconnect` does, and then it goes on."""
     user = User(Config(grace_period=0.3))
     busy = Event()
@@ -252,9 +255,8 @@ async def test_a_connect_to_a_peer_whose_messages_are_drained_waits_for_the_end(
             (await listener.accept()).close()
 
 
-async def test_a_handler_that_does_not_return_is_given_up_when_the_grace_is_over(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_grace_of_a_handler(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that does not return is given up when the grace is over."""
     caplog.set_level("INFO", "pea2pea")
     user = User(HASTY)
     cancelled = Event()
@@ -303,7 +305,8 @@ async def test_a_reset_cancels_the_handler_at_once() -> None:
 # A peer that does not close
 
 
-async def test_a_peer_that_stays_silent_does_not_hold_its_slot_for_the_whole_grace() -> None:
+async def test_slot_of_a_silent_peer() -> None:
+    """A peer that stays silent does not hold its slot for the whole grace."""
     user = User(Config(grace_period=1000.0))
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
@@ -314,7 +317,8 @@ async def test_a_peer_that_stays_silent_does_not_hold_its_slot_for_the_whole_gra
             assert frames(await peer.receive_all()) == MANY[:100]
 
 
-async def test_a_peer_that_goes_on_sending_is_given_up_when_the_grace_is_over() -> None:
+async def test_grace_of_a_sending_peer() -> None:
+    """A peer that goes on sending is given up when the grace is over."""
     user = User(Config(grace_period=0.3))
     async with user.node as node, create_task_group() as group:
         with await RawPeer.dial(await node.start_listening()) as peer:
@@ -331,7 +335,8 @@ async def test_a_peer_that_goes_on_sending_is_given_up_when_the_grace_is_over() 
             assert frames(await peer.receive_exactly(sum(4 + len(message) for message in MANY[:100]))) == MANY[:100]
 
 
-async def test_a_peer_that_reads_nothing_is_given_up_when_the_grace_is_over(caplog: pytest.LogCaptureFixture) -> None:
+async def test_grace_of_a_peer_that_reads_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that reads nothing is given up when the grace is over."""
     caplog.set_level("INFO", "pea2pea")
     sender = User(HASTY)
     async with stuck_peer(sender, "socket") as peer:
@@ -349,7 +354,8 @@ async def test_without_a_grace_period_nothing_is_waited_for() -> None:
     assert sender.origins == [DisconnectOrigin.USER]
 
 
-async def test_a_peer_that_takes_its_time_gets_everything_within_the_grace() -> None:
+async def test_slow_peer_within_the_grace() -> None:
+    """A peer that takes its time gets everything within the grace."""
     sender = User(PATIENT)
     async with stuck_peer(sender, "socket") as peer, create_task_group() as group:
         group.start_soon(sender.node.disconnect, peer.connection)

@@ -76,7 +76,8 @@ async def test_an_address_is_taken_in_any_form() -> None:
 
 
 @either_way
-async def test_a_queue_takes_its_depth_and_refuses_what_comes_on_top_unencoded(over: str) -> None:
+async def test_queue_depth(over: str) -> None:
+    """A queue takes its depth and refuses what comes on top unencoded."""
     sender = Sender(queue_depth=3, queue_bytes=MUCH)
     async with stuck_peer(sender, over) as peer:
         sender.outbox.send_nowait(peer.connection, b"second")
@@ -170,7 +171,8 @@ async def test_waiting_senders_are_served_in_order(over: str, limits: dict[str, 
 
 
 @either_way
-async def test_a_sender_that_has_just_come_does_not_overtake_one_that_waits(over: str) -> None:
+async def test_senders_keep_their_order(over: str) -> None:
+    """A sender that has just come does not overtake one that waits."""
     sender = Sender(queue_depth=1)
 
     async def come_late() -> None:
@@ -214,7 +216,8 @@ async def test_who_does_not_wait_cannot_take_the_room_of_those_who_do(over: str)
 
 
 @either_way
-async def test_a_cancelled_sender_queues_nothing_and_the_next_one_gets_its_turn(over: str) -> None:
+async def test_cancelled_sender(over: str) -> None:
+    """A cancelled sender queues nothing and the next one gets its turn."""
     sender = Sender(queue_depth=1)
     async with stuck_peer(sender, over) as peer, create_task_group() as group:
         scopes = [CancelScope() for _ in range(3)]
@@ -235,7 +238,8 @@ async def test_a_cancelled_sender_queues_nothing_and_the_next_one_gets_its_turn(
 
 
 @either_way
-async def test_a_sender_that_is_cancelled_when_it_is_its_turn_passes_the_turn_on(over: str) -> None:
+async def test_cancelled_sender_at_its_turn(over: str) -> None:
+    """A sender that is cancelled when it is its turn passes the turn on."""
     sender = Sender(queue_depth=1)
 
     async def send_or_be_cancelled(scope: CancelScope) -> None:
@@ -372,7 +376,8 @@ async def test_deliver_raises_if_the_connection_ends_before_the_write(over: str,
     assert [error.addr for error in errors] == [peer.connection.addr] * 3
 
 
-async def test_deliver_raises_if_the_peer_has_reset_the_connection_in_the_very_moment() -> None:
+async def test_deliver_meets_a_reset() -> None:
+    """Deliver raises if the peer has reset the connection in the very moment."""
     sender = Sender()
     async with crowd(sender, 1) as (peer,):
         assert sender.outbox.pending(peer.addr) == 0

@@ -88,7 +88,8 @@ async def test_what_was_received_is_counted() -> None:
                 assert stats.bytes_received == sum(4 + len(message) for message in SOME)
 
 
-async def test_a_decoder_is_made_for_each_connection_with_its_address_and_side() -> None:
+async def test_one_decoder_a_connection() -> None:
+    """A decoder is made for each connection with its address and side."""
     dialler, responder = User(), User()
     made: list[tuple[Address, Side]] = []
 
@@ -189,7 +190,8 @@ async def test_an_end_after_a_whole_frame_has_no_cause() -> None:
         assert node.heuristics.decode_errors == 0
 
 
-async def test_an_invalid_message_ends_the_connection_after_those_before_it() -> None:
+async def test_invalid_message() -> None:
+    """An invalid message ends the connection after those before it."""
     user = User()
     user.codec = lambda: LengthDelimitedCodec(max_length=10)
     async with user.node as node:
@@ -220,7 +222,8 @@ async def test_a_reset_ends_the_connection() -> None:
 # Without Reading
 
 
-async def test_without_reading_nothing_is_processed_and_an_end_is_noticed() -> None:
+async def test_end_without_reading() -> None:
+    """Without reading nothing is processed and an end is noticed."""
     user = User(enable={"on_disconnect"})
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
@@ -475,7 +478,8 @@ async def test_what_waits_is_processed_after_a_clean_close() -> None:
     assert user.received == [b"0", b"1", b"2", b"3"]
 
 
-async def test_an_invalid_message_beside_a_busy_handler_ends_within_the_grace_period() -> None:
+async def test_invalid_message_beside_a_busy_handler() -> None:
+    """An invalid message beside a busy handler ends within the grace period."""
     user = Reader(drop_beyond=3, grace_period=0.1)
     user.codec = lambda: LengthDelimitedCodec(max_length=10)
     user.handle = wait_for_ever

@@ -84,7 +84,8 @@ any_wrapper = pytest.mark.parametrize("wrapper", [BufferedByteStream, Plain, duc
 
 
 @any_wrapper
-async def test_messages_go_both_ways_and_all_arrive_before_an_orderly_end(wrapper: Wrapper) -> None:
+async def test_both_ways_before_an_orderly_end(wrapper: Wrapper) -> None:
+    """Messages go both ways and all arrive before an orderly end."""
     one, other = wrapped(wrapper), wrapped(wrapper)
     async with two_nodes(one, other) as (ours, theirs):
         await other.outbox.send(theirs, b"welcome")
@@ -158,9 +159,8 @@ class Odd(Plain):
 
 @pytest.mark.parametrize("error", [ValueError("odd"), LookupError(), OSError(5, "odd"), StopAsyncIteration()])
 @pytest.mark.parametrize("doing", ["receiving", "sending"])
-async def test_whatever_a_stream_raises_ends_its_connection_alone_and_is_no_bug(
-    error: Exception, doing: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_errors_of_streams(error: Exception, doing: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a stream raises ends its connection alone and is no bug."""
     receiving, sending = (error, None) if doing == "receiving" else (None, error)
     user = wrapped(lambda inner: Odd(inner, receiving, sending) if not user.shaken[1:] else inner)
     async with user.node as node:

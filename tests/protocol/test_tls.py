@@ -65,7 +65,8 @@ async def test_a_message_of_many_records_arrives() -> None:
         await wait_until(lambda: other.received == [message])
 
 
-async def test_the_attributes_of_the_session_and_of_the_socket_can_be_reached() -> None:
+async def test_attributes_through_tls() -> None:
+    """The attributes of the session and of the socket can be reached."""
     one, other = SecureUser(), SecureUser()
     async with two_nodes(one, other) as (ours, theirs):
         assert ours.extra(TLSAttribute.tls_version) == "TLSv1.3"
@@ -105,7 +106,8 @@ async def test_a_goodbye_is_said_and_answered() -> None:
     assert user.origins == [DisconnectOrigin.USER]
 
 
-async def test_a_goodbye_that_is_never_answered_is_given_up_when_the_grace_is_over() -> None:
+async def test_unanswered_goodbye() -> None:
+    """A goodbye that is never answered is given up when the grace is over."""
     user = SecureUser(Config(grace_period=0.3))
     async with a_peer(user) as stream:
         for message in MANY:

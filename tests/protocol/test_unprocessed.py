@@ -80,9 +80,8 @@ async def test_where_everything_was_processed_it_is_zero(over: str, how: str) ->
 
 @over_any
 @pytest.mark.parametrize("at", [b"one", b"three"])
-async def test_a_grace_period_that_is_over_gives_up_the_chunk_of_the_busy_handler(
-    over: str, at: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_chunk_of_a_busy_handler(over: str, at: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A grace period that is over gives up the chunk of the busy handler."""
     caplog.set_level("INFO", "pea2pea")
     user = Blocked(at, grace_period=0.1)
     async with connected(user, over) as (connection, stream):
@@ -100,7 +99,8 @@ async def test_a_grace_period_that_is_over_gives_up_the_chunk_of_the_busy_handle
 @over_any
 @pytest.mark.parametrize("how", ["disconnect", "abort", "shutdown", "raising"])
 @pytest.mark.parametrize("at", [b"one", b"three"])
-async def test_any_other_end_gives_up_the_chunk_that_was_read_behind_it_too(over: str, how: str, at: bytes) -> None:
+async def test_any_other_end(over: str, how: str, at: bytes) -> None:
+    """Any other end gives up the chunk that was read behind it too."""
     user, go_on = Blocked(at, grace_period=0.1), Event()
 
     async def fail(source: Connection, message: bytes) -> None:
@@ -143,9 +143,8 @@ async def test_a_reset_gives_up_the_chunk_of_the_busy_handler(at: bytes) -> None
 @over_any
 @pytest.mark.parametrize("abort", [False, True])
 @pytest.mark.parametrize(("at", "lost"), [(b"two", len(FIRST)), (b"three", 0), (b"six", 0)])
-async def test_a_handler_that_ends_its_connection_gives_up_what_is_behind_its_message(
-    over: str, at: bytes, lost: int, abort: bool
-) -> None:
+async def test_end_by_a_handler(over: str, at: bytes, lost: int, abort: bool) -> None:
+    """A handler that ends its connection gives up what is behind its message."""
     user = User(Config(grace_period=0.1))
 
     async def leave(source: Connection, message: bytes) -> None:
@@ -163,7 +162,8 @@ async def test_a_handler_that_ends_its_connection_gives_up_what_is_behind_its_me
 
 
 @over_any
-async def test_what_is_no_valid_frame_and_what_is_incomplete_are_not_counted(over: str) -> None:
+async def test_invalid_and_incomplete_frames(over: str) -> None:
+    """What is no valid frame and what is incomplete are not counted."""
     bad, half = User(), User()
     async with connected(bad, over) as (connection, stream):
         await send_chunks(connection, stream, FIRST + b"\xff" * 100)

@@ -92,9 +92,8 @@ async def test_all_that_was_sent_arrives(kind: str, leaving: str) -> None:
 
 @any_kind
 @pytest.mark.parametrize("size", [1000, 100_000])
-async def test_what_a_peer_that_reads_nothing_does_not_take_is_counted_and_told(
-    kind: str, size: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_peer_that_reads_nothing(kind: str, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What a peer that reads nothing does not take is counted and told."""
     caplog.set_level("INFO", "pea2pea")
     sender, receiver = User(HASTY, enable=()), Answering(kind)
     outbox = sender.node.enable_writing(sender, queue_bytes=2 * LOTS, queue_depth=LOTS)
@@ -131,7 +130,7 @@ async def test_a_silent_peer_does_not_hold_its_slot_for_the_whole_grace(kind: st
         assert not node.connections
 
 
-async def test_the_end_of_a_hidden_socket_takes_the_grace_unless_the_peer_closes() -> None:
+async def test_hidden_socket() -> None:
     """Nothing tells whether the peer has read what was sent, so nothing but its end tells that it may be closed."""
     sender, receiver = User(HASTY), Answering("a silent peer")
     async with receiver.node, sender.node as node, create_task_group() as tasks:

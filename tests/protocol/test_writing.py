@@ -268,7 +268,8 @@ async def test_a_peer_to_which_nothing_is_sent_need_not_read() -> None:
 
 @pytest.mark.parametrize("size", [1, 100_000])
 @pytest.mark.parametrize("queued", [0, 2])
-async def test_a_message_that_goes_straight_to_a_broken_socket_is_counted_as_unsent(size: int, queued: int) -> None:
+async def test_direct_send_to_a_broken_socket(size: int, queued: int) -> None:
+    """A message that goes straight to a broken socket is counted as unsent."""
     user = User()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:

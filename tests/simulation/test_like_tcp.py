@@ -144,7 +144,8 @@ async def test_a_reset_behind_a_clean_end_is_epipe_and_keeps_the_data(world: Wor
         assert told(b.send_some, b"y") == "EPIPE"
 
 
-async def test_closing_with_unread_data_is_a_reset_that_keeps_what_had_come(world: World) -> None:
+async def test_close_with_unread_data(world: World) -> None:
+    """Closing with unread data is a reset that keeps what had come."""
     a, b = await world.pair()
     b.send_some(b"never read")
     a.send_some(b"yx")

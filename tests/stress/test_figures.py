@@ -89,9 +89,8 @@ def program(request: pytest.FixtureRequest) -> Iterator[Program]:
         yield Program(request.param, stack)
 
 
-def test_a_thousand_idle_connections_cost_little_memory_and_no_time(
-    program: Program, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_idle_connections(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand idle connections cost little memory and no time."""
     program.connect(WARM_UP)
     program.talk()
     program.measure()
@@ -125,9 +124,8 @@ def round_trip(peer: socket.socket) -> float:
     return time.perf_counter() - began
 
 
-def test_a_peer_that_sends_empty_messages_flat_out_does_not_delay_another(
-    program: Program, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_delay_beside_a_flood(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer that sends empty messages flat out does not delay another."""
     (peer,) = program.connect(1)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     alone = percentiles(peer)

@@ -16,9 +16,8 @@ MESSAGES = 20_000
 
 
 @pytest.mark.parametrize("size", [0, 32, 4096])
-async def test_a_mesh_whose_members_all_talk_to_each_other_stays_live_and_loses_nothing_it_has_taken(
-    size: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_talking_mesh(size: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mesh whose members all talk to each other stays live and loses nothing it has taken."""
     tasks, open_before = running_tasks(), descriptors()
     users = [User() for _ in range(5)]
     nodes = [user.node for user in users]
@@ -53,7 +52,8 @@ async def test_a_mesh_whose_members_all_talk_to_each_other_stays_live_and_loses_
         print(f"\n{size} bytes: {taken} messages taken and received, {refused} refused")  # noqa: T201  # a figure
 
 
-async def test_a_thousand_connects_and_disconnects_at_a_time_leave_nothing() -> None:
+async def test_connects_and_disconnects_at_a_time() -> None:
+    """A thousand connects and disconnects at a time leave nothing."""
     rng = random.Random(1)
     tasks, open_before = running_tasks(), descriptors()
     hub = User()

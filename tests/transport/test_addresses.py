@@ -177,7 +177,8 @@ async def test_the_unspecified_address_of_an_own_listener_is_oneself(listen: str
 @reuse_port
 @pytest.mark.parametrize("listen", ["0.0.0.0", "::"])  # noqa: S104  # that is what is tested
 @pytest.mark.parametrize("host", [*ZEROS, LOCALHOST, "127.1", "::1", "127.0.0.2"])
-async def test_a_dial_that_comes_back_through_a_shared_wildcard_is_dropped(listen: str, host: str) -> None:
+async def test_dial_through_a_shared_wildcard(listen: str, host: str) -> None:
+    """A dial that comes back through a shared wildcard is dropped."""
     user = User(Config(listener_addr=(listen, 0), reuse_listener_port=True))
     async with user.node as node:
         port = (await node.start_listening())[1]

@@ -86,7 +86,7 @@ async def test_what_is_no_address_costs_one_connection(spoil: Callable[[ByteStre
         assert await answers(addr)
 
 
-async def test_a_stream_that_cannot_tell_its_names_is_a_peer_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_stream_without_names(caplog: pytest.LogCaptureFixture) -> None:
     """Also while a dial is watched for a loop."""
     other = Echo(Config(listener_addr=("127.0.0.2", 0)))
     async with other.node:
@@ -104,7 +104,8 @@ async def test_a_stream_that_cannot_tell_its_names_is_a_peer_like_any_other(capl
 
 
 @pytest.mark.parametrize("how", ["stop listening", "leave"])
-async def test_a_listener_whose_close_hangs_is_bounded_by_the_grace_period(how: str) -> None:
+async def test_listener_whose_close_hangs(how: str) -> None:
+    """A listener whose close hangs is bounded by the grace period."""
     echo = Echo(Config(grace_period=0.1), transport=Broken(lambda *accepted: accepted, hangs=True))
     with anyio.fail_after(10):
         async with echo.node as node:

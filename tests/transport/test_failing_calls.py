@@ -90,9 +90,10 @@ async def test_close_never_raises(reset: bool) -> None:  # a parameter of the te
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_whoever_waits_is_woken_when_a_stream_is_closed_that_somebody_else_has_closed(
+async def test_waiting_at_a_foreign_close(
     reset: bool,  # a parameter of the test
 ) -> None:
+    """Whoever waits is woken when a stream is closed that somebody else has closed."""
     woken = []
     with wrapped(buffer=4096) as (stream, _):
 
@@ -126,7 +127,8 @@ async def test_a_loop_that_cannot_wake_anybody_keeps_no_stream_open(
     assert "closed" in repr(listener)
 
 
-async def test_a_listener_that_somebody_else_has_closed_is_closed_all_the_same() -> None:
+async def test_foreign_close_of_a_listener() -> None:
+    """A listener that somebody else has closed is closed all the same."""
     listener = await TCPTransport().listen((LOCALHOST, 0), backlog=1, reuse_port=False)
     assert isinstance(listener, transport.TCPListener)
     os.close(listener._sock.fileno())
@@ -170,9 +172,10 @@ async def test_what_a_loop_raises_for_a_socket_is_an_error_of_the_stream(
 
 
 @pytest.mark.parametrize("abort", [False, True])
-async def test_a_descriptor_that_somebody_else_closes_ends_its_connection_alone(
+async def test_foreign_close_of_a_descriptor(
     abort: bool,  # a parameter of the test
 ) -> None:
+    """A descriptor that somebody else closes ends its connection alone."""
     victim, innocent, responder = User(), User(), Echo(Config(grace_period=0.5))
     async with responder.node, victim.node, innocent.node:
         _, theirs = await connect(victim, responder)
@@ -195,7 +198,7 @@ async def test_a_descriptor_that_somebody_else_closes_harms_no_block() -> None:
         close_behind_its_back(theirs)
 
 
-async def test_a_socket_that_something_else_uses_ends_its_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_foreign_use_of_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """As asyncio refuses the descriptor of one of its own transports."""
     user, innocent = User(Config(grace_period=0.5)), User()
     async with user.node as node, innocent.node:

@@ -57,7 +57,8 @@ async def test_a_peer_sees_the_end_of_a_stream_that_a_child_has_too(reset: bool)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it waits for the child")
-async def test_what_nobody_has_received_makes_it_a_reset_though_a_child_has_it_too() -> None:
+async def test_unread_data_beside_a_child() -> None:
+    """What nobody has received makes it a reset though a child has it too."""
     with wrapped() as (stream, peer), child():
         await peer.send(b"nobody reads this")
         await stream.readable()
@@ -66,7 +67,7 @@ async def test_what_nobody_has_received_makes_it_a_reset_though_a_child_has_it_t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it waits for the child")
-async def test_a_reset_gives_up_what_a_peer_does_not_take_though_a_child_has_it_too() -> None:
+async def test_reset_beside_a_child() -> None:
     """Else the kernel would keep it, megabytes for each peer that never reads, for as long as the child lives."""
     with wrapped(buffer=4096) as (stream, peer), child():
         while stream.send_some(bytes(65_536)):
@@ -97,7 +98,8 @@ async def test_peers_see_how_a_node_ends_them_while_a_child_lives(how: str) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the port is the child's, too")
-async def test_a_node_that_has_stopped_listening_accepts_nobody_through_a_child_and_can_listen_again() -> None:
+async def test_listener_in_a_child() -> None:
+    """A node that has stopped listening accepts nobody through a child and can listen again."""
     user = User()
     async with user.node as node:
         addr = await node.start_listening()

@@ -31,7 +31,8 @@ def runs(data: bytes) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("count", [2, 5])
-async def test_sends_at_once_go_out_one_after_the_other_in_the_order_of_the_calls(family: str, count: int) -> None:
+async def test_order_of_sends_at_once(family: str, count: int) -> None:
+    """Sends at once go out one after the other in the order of the calls."""
     called = []
     with wrapped(family, buffer=4096) as (stream, peer):
 
@@ -63,7 +64,8 @@ async def test_small_sends_of_many_tasks_keep_the_order_of_the_calls() -> None:
         assert await peer.receive_exactly(600) == b"".join(called)
 
 
-async def test_a_send_that_is_cancelled_while_it_waits_for_another_sends_nothing() -> None:
+async def test_cancelled_second_send() -> None:
+    """A send that is cancelled while it waits for another sends nothing."""
     with wrapped(buffer=4096) as (stream, peer):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.send, b"A" * LARGE)
@@ -254,7 +256,8 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 @pytest.mark.skipif(not ssl.HAS_TLSv1_3 or sys.platform == "win32", reason="needs TLS 1.3")
-async def test_a_certificate_that_is_asked_for_while_a_send_waits_breaks_no_record() -> None:
+async def test_post_handshake_authentication() -> None:
+    """A certificate that is asked for while a send waits breaks no record."""
     for_server, for_client = contexts()
     with wrapped(buffer=4096) as (stream, peer):
         server = Server(for_server, peer)

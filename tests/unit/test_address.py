@@ -67,7 +67,8 @@ INDEX, NAME = socket.if_nameindex()[0]
 
 @pytest.mark.parametrize("zone", [NAME, str(INDEX), f"0{INDEX}"])
 @pytest.mark.parametrize("ip", ["fe80::1", "febf:ffff::1", "ff02::1", "ff11::5"])
-def test_a_zone_is_the_name_of_an_interface_where_the_address_needs_one(ip: str, zone: str) -> None:
+def test_zones(ip: str, zone: str) -> None:
+    """A zone is the name of an interface where the address needs one."""
     assert canonical((f"{ip}%{zone}", 80)) == (f"{ip}%{NAME}", 80)
     assert sockaddr((f"{ip}%{zone}", 80)) == (socket.AF_INET6, (ip, 80, 0, INDEX))
     assert from_sockaddr((ip, 80, 0, INDEX)) == (f"{ip}%{NAME}", 80)
@@ -167,7 +168,8 @@ def test_what_is_checked_is_canonical(ip: ipaddress.IPv4Address, port: int) -> N
     "wrong",
     [None, "127.0.0.1:80", ["127.0.0.1", 80], ("127.0.0.1",), ("127.0.0.1", 80, 0), ("127.0.0.1", "80"), (127, 80)],
 )
-def test_what_is_no_pair_of_host_and_port_is_a_value_error_that_shows_it(wrong: Any) -> None:
+def test_no_address_at_all(wrong: Any) -> None:
+    """What is no pair of host and port is a value error that shows it."""
     with pytest.raises(ValueError, match="somewhere") as caught:
         checked(wrong, "somewhere")
     assert repr(wrong) in str(caught.value)
@@ -218,7 +220,8 @@ def test_an_ipv4_peer_is_counted_by_its_address(ip: ipaddress.IPv4Address, prefi
 
 
 @given(number=st.integers(2, 2**128 - 1), prefix=st.integers(1, 128), bit=st.integers(0, 127))
-def test_ipv6_peers_are_counted_together_exactly_if_their_prefixes_agree(number: int, prefix: int, bit: int) -> None:
+def test_ipv6_prefixes(number: int, prefix: int, bit: int) -> None:
+    """Ipv6 peers are counted together exactly if their prefixes agree."""
     ip, other = ipaddress.IPv6Address(number), ipaddress.IPv6Address(number ^ 1 << bit)
     nat64 = [ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48")]
     if other.is_loopback or ip.is_loopback or any(each in network for each in (ip, other) for network in nat64):
@@ -239,7 +242,8 @@ def test_hosts_behind_nat64_are_counted_by_their_ipv4_address(
 
 
 @given(one=st.integers(0, 2**80 - 1), other=st.integers(0, 2**80 - 1))
-def test_hosts_behind_a_nat64_of_a_networks_own_are_counted_by_the_whole_address(one: int, other: int) -> None:
+def test_local_nat64_prefix(one: int, other: int) -> None:
+    """Hosts behind a nat64 of a network's own are counted by the whole address."""
     base = int(ipaddress.IPv6Address("64:ff9b:1::"))
     first, second = (group_of(str(ipaddress.IPv6Address(base + rest)), 64) for rest in (one, other))
     assert first is not None
@@ -345,5 +349,6 @@ def test_the_address_that_this_machine_sends_from_is_local() -> None:
         (("\ud800", 1), "\\ud800:1"),
     ],
 )
-def test_an_address_is_shown_with_brackets_where_its_host_has_colons(addr: tuple[str, int], shown: str) -> None:
+def test_shown_addresses(addr: tuple[str, int], shown: str) -> None:
+    """An address is shown with brackets where its host has colons."""
     assert show(addr) == shown

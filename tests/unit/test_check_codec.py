@@ -182,7 +182,9 @@ def test_every_broken_codec_is_tried() -> None:
     assert there - good - NOT_FOUND == set(FAULTS)
 
 
-def test_the_fault_is_shown_with_the_fewest_messages_and_the_earliest_cut() -> None:
+def test_smallest_case() -> None:
+    """The fault is shown with the fewest messages and the earliest cut."""
+
     class LosesTheThirdByteOfTwo(broken.Good):
         """Only if the first chunk ends behind the second byte of a second frame."""
 
@@ -197,7 +199,8 @@ def test_the_fault_is_shown_with_the_fewest_messages_and_the_earliest_cut() -> N
     assert "stream: b'PP\\x00\\x00\\x00\\x01aPP\\x00\\x00\\x00\\x01b'\n  fed: cut at byte 9\n" in str(caught.value)
 
 
-def test_input_that_is_kept_is_found_where_more_than_bytes_is_promised() -> None:
+def test_kept_input() -> None:
+    """Input that is kept is found where more than bytes is promised."""
     with pytest.raises(AssertionError, match=r"overwritten after each call, gives other messages"):
         check_codec(KeepsPieces, [b"one", b"two"], bytes_like=True)
 
@@ -276,7 +279,9 @@ def test_codecs_without_boundaries_are_checked_as_a_whole() -> None:
     check_codec(BytesCodec, [b""], join=b"".join)
 
 
-def test_a_codec_without_boundaries_must_have_delivered_all_at_the_end_of_each_frame() -> None:
+def test_codec_without_boundaries() -> None:
+    """A codec without boundaries must have delivered all at the end of each frame."""
+
     class KeepsTheLast(BytesCodec):
         def __init__(self) -> None:
             self.last = b""

@@ -471,7 +471,8 @@ def test_batches_that_were_not_iterated_over_come_next_time() -> None:
     assert decoded(codec, b"g\n", b"") == [["c", "d"], ["e", "fg"]]
 
 
-def test_what_is_small_is_joined_in_the_frames_of_a_batch_and_what_is_large_is_not_copied() -> None:
+def test_parts_of_a_batch() -> None:
+    """What is small is joined in the frames of a batch and what is large is not copied."""
     codec = batched(LengthDelimitedCodec())
     assert codec.encode([]) == b""
     assert codec.encode([b"a", b"bc"]) == b"\0\0\0\x01a\0\0\0\x02bc"
@@ -1010,7 +1011,8 @@ def test_a_refusal_keeps_little_memory(make: Callable[[], Codec[Any]]) -> None:
     assert len(str(error)) < 300
 
 
-def test_the_end_of_the_stream_is_passed_on_and_nothing_else_is_empty() -> None:
+def test_end_of_stream_is_passed_on() -> None:
+    """The end of the stream is passed on and nothing else is empty."""
     fed = list[bytes]()
 
     class Noting(BytesCodec):
@@ -1067,7 +1069,8 @@ def test_mapped_is_as_lazy_as_what_it_maps() -> None:
 @pytest.mark.parametrize(
     "make", [LengthDelimitedCodec, VarintDelimitedCodec, lambda: DelimitedCodec(b"\r\n"), LinesCodec]
 )
-def test_an_unfinished_frame_takes_little_more_memory_than_its_bytes(make: Callable[[], Codec[Any]], size: int) -> None:
+def test_memory_of_an_unfinished_frame(make: Callable[[], Codec[Any]], size: int) -> None:
+    """An unfinished frame takes little more memory than its bytes."""
     length = 50_000 if size == 1 else 4_000_000
     message: Any = "x" * length if isinstance(make(), LinesCodec) else b"x" * length
     stream = whole(make().encode(message))

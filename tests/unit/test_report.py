@@ -82,9 +82,8 @@ def test_a_long_detail_is_cut(reporter: Reporter, caplog: pytest.LogCaptureFixtu
     assert len(lines(caplog)[0]) < 400
 
 
-def test_a_kind_is_told_once_a_second_and_how_often_it_was_left_out(
-    reporter: Reporter, caplog: pytest.LogCaptureFixture, clock: Clock
-) -> None:
+def test_one_record_a_second(reporter: Reporter, caplog: pytest.LogCaptureFixture, clock: Clock) -> None:
+    """A kind is told once a second and how often it was left out."""
     for _ in range(1000):
         reporter.info("a peer sent no valid frame", PEER)
     clock.now += 0.9
@@ -219,9 +218,9 @@ async def test_a_call_lets_our_cancellation_through(reporter: Reporter, caplog: 
     assert not caplog.records
 
 
-async def test_a_call_tells_what_is_raised_during_our_cancellation_and_lets_that_through(
-    reporter: Reporter, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_error_during_our_cancellation(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+    """A call tells what is raised during our cancellation and lets that through."""
+
     async def fail_at_the_end() -> None:
         try:
             await anyio.sleep_forever()

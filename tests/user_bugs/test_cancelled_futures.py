@@ -48,9 +48,8 @@ def at_once() -> None:
 
 @pytest.mark.parametrize("stall", [of_a_future, of_a_task, of_itself])
 @pytest.mark.parametrize("place", ASYNC)
-async def test_a_cancellation_of_somebody_elses_is_a_logged_bug_of_the_hook(
-    place: str, stall: Awaitable[object], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_foreign_cancellation(place: str, stall: Awaitable[object], caplog: pytest.LogCaptureFixture) -> None:
+    """A cancellation of somebody else's is a logged bug of the hook."""
     user = Flawed(place, stall=stall)  # type: ignore[arg-type]  # mypy takes parametrized functions for awaitables
     async with provoked(user) as (honest, victim):
         await wait_until(lambda: user.node.heuristics.hook_errors)
@@ -64,9 +63,8 @@ async def test_a_cancellation_of_somebody_elses_is_a_logged_bug_of_the_hook(
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_cancelled_error_that_is_just_raised_is_a_logged_bug_as_well(
-    place: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_raised_cancelled_error(place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A cancelled error that is just raised is a logged bug as well."""
     user = Flawed(place, at_once)
     async with provoked(user) as (honest, victim):
         await wait_until(lambda: user.node.heuristics.hook_errors)

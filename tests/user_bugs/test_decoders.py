@@ -112,7 +112,8 @@ async def test_a_factory_that_returns_no_codec_has_a_bug_that_is_told_so(
     assert factory in above_info(caplog)[0].getMessage()
 
 
-async def test_a_decoder_that_yields_for_ever_starves_nobody_and_can_be_disconnected(user: User) -> None:
+async def test_endless_decoder(user: User) -> None:
+    """A decoder that yields for ever starves nobody and can be disconnected."""
     user.codec = Endless
     async with user.node as node:
         addr = await node.start_listening()
@@ -128,7 +129,8 @@ async def test_a_decoder_that_yields_for_ever_starves_nobody_and_can_be_disconne
     assert node.heuristics.hook_errors == 0
 
 
-async def test_a_decoder_that_yields_for_ever_does_not_keep_the_node_from_shutting_down(user: User) -> None:
+async def test_endless_decoder_at_shutdown(user: User) -> None:
+    """A decoder that yields for ever does not keep the node from shutting down."""
     user.codec = Endless
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
@@ -138,7 +140,9 @@ async def test_a_decoder_that_yields_for_ever_does_not_keep_the_node_from_shutti
             assert user.ended == [(peer.addr, DisconnectOrigin.SHUTDOWN)]
 
 
-async def test_a_decoder_that_yields_for_ever_ends_with_a_peer_that_resets(user: User) -> None:
+async def test_endless_decoder_and_a_reset(user: User) -> None:
+    """A decoder that yields for ever ends with a peer that resets."""
+
     async def wait(_: Connection, __: bytes) -> None:
         await anyio.lowlevel.checkpoint()
 
@@ -153,7 +157,8 @@ async def test_a_decoder_that_yields_for_ever_ends_with_a_peer_that_resets(user:
             assert user.origins == [DisconnectOrigin.READING]
 
 
-async def test_a_decoder_that_blocks_for_a_moment_loses_nothing_and_ends_nothing(user: User) -> None:
+async def test_decoder_that_blocks(user: User) -> None:
+    """A decoder that blocks for a moment loses nothing and ends nothing."""
     user.codec = Slow
     async with user.node as node:
         addr = await node.start_listening()

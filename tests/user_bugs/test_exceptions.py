@@ -37,9 +37,8 @@ def raising(error: BaseException) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_an_exception_is_told_once_with_its_traceback_and_harms_nobody_else(
-    place: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_record_of_an_exception(place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception is told once with its traceback and harms nobody else."""
     error = CustomError("of the user's")
     user = Flawed(place, raising(error))
     async with provoked(user) as (honest, _):
@@ -53,7 +52,8 @@ async def test_an_exception_is_told_once_with_its_traceback_and_harms_nobody_els
 
 
 @pytest.mark.parametrize("place", ORIGINS)
-async def test_an_exception_ends_its_connection_with_the_origin_of_the_hook(place: str) -> None:
+async def test_exception_of_a_hook(place: str) -> None:
+    """An exception ends its connection with the origin of the hook."""
     error = CustomError("of the user's")
     user = Flawed(place, raising(error))
     causes: list[Exception | None] = []
@@ -71,14 +71,16 @@ async def test_an_exception_ends_its_connection_with_the_origin_of_the_hook(plac
 
 
 @pytest.mark.parametrize("place", [place for place in HARMLESS if place != "on_disconnect"])
-async def test_an_exception_in_a_background_task_leaves_the_connection_alone(place: str) -> None:
+async def test_exception_of_a_background_task(place: str) -> None:
+    """An exception in a background task leaves the connection alone."""
     user = Flawed(place, raising(CustomError()))
     async with provoked(user) as (_, victim):
         await wait_until(lambda: user.node.heuristics.hook_errors)
         assert await is_served(user, victim)
 
 
-async def test_an_exception_in_on_disconnect_does_not_keep_the_connection_from_being_removed() -> None:
+async def test_exception_of_on_disconnect() -> None:
+    """An exception in on disconnect does not keep the connection from being removed."""
     user = Flawed("on_disconnect", raising(CustomError()))
     async with provoked(user) as (honest, victim):
         await wait_until(lambda: user.ended and list(user.node.connections) == [honest.addr])
@@ -97,9 +99,8 @@ async def test_an_exception_whose_repr_raises_is_told_all_the_same(
 
 
 @pytest.mark.parametrize("place", ["on_connect", "process_message", *HARMLESS])
-async def test_an_exception_during_the_cancellation_of_a_hook_is_told_and_harms_nobody(
-    place: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_exception_during_a_cancellation(place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception during the cancellation of a hook is told and harms nobody."""
     stalled = anyio.Event()
 
     async def fail_when_cancelled() -> None:
@@ -129,9 +130,8 @@ async def test_an_exception_during_the_cancellation_of_a_hook_is_told_and_harms_
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_the_same_bug_is_told_at_most_once_a_second_but_counted_every_time(
-    place: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_repeated_bug(place: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bug is told at most once a second but counted every time."""
     now = 1000.0
     monkeypatch.setattr(_clock, "now", lambda: now)
     user = Flawed(place, raising(CustomError()))
@@ -199,9 +199,8 @@ async def test_a_frame_that_is_none_is_a_type_error_of_the_caller(nonsense: Any)
         assert peer.received == [b"sense", b"sense"]
 
 
-async def test_an_exception_of_encode_that_leaves_process_message_is_a_bug_there(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_exception_of_encode_in_a_handler(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of encode that leaves process message is a bug there."""
     error = CustomError("cannot be said")
     user = Flawed("encode", raising(error))
     async with provoked(user) as (honest, victim):
@@ -211,9 +210,8 @@ async def test_an_exception_of_encode_that_leaves_process_message_is_a_bug_there
 
 
 @pytest.mark.parametrize("side", ["initiator", "responder"])
-async def test_an_exception_in_perform_handshake_refuses_the_peer_and_is_no_bug(
-    side: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_exception_of_a_handshake(side: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in perform handshake refuses the peer and is no bug."""
     caplog.set_level(logging.DEBUG, "pea2pea")
     error = CustomError("I do not like it")
     flawed, fine = Flawed("perform_handshake", raising(error)), User()
@@ -236,7 +234,9 @@ async def test_an_exception_in_perform_handshake_refuses_the_peer_and_is_no_bug(
     assert "a handshake failed" in caplog.text
 
 
-async def test_a_handshake_that_answers_its_timeout_with_another_exception_has_timed_out() -> None:
+async def test_exception_at_the_handshake_timeout() -> None:
+    """A handshake that answers its timeout with another exception has timed out."""
+
     async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
         try:
             await anyio.sleep_forever()

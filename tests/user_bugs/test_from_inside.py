@@ -136,7 +136,9 @@ async def test_an_abortable_hook_is_cancelled_once_it_has_its_answer(act: Act) -
         assert len(insider.returned) == 1
 
 
-async def test_a_hook_that_is_not_abortable_goes_on_after_it_has_ended_its_connection() -> None:
+async def test_not_abortable_hook_that_disconnects() -> None:
+    """A hook that is not abortable goes on after it has ended its connection."""
+
     async def act_and_go_on(node: Node, connection: Connection) -> object:
         answer = await node.disconnect(connection)
         await anyio.lowlevel.checkpoint()
@@ -178,7 +180,8 @@ async def test_a_handshake_has_no_connection_to_disconnect() -> None:
         assert notes == [False]
 
 
-async def test_a_background_task_of_the_node_that_shuts_it_down_ends_with_it() -> None:
+async def test_shutdown_from_a_background_task() -> None:
+    """A background task of the node that shuts it down ends with it."""
     node, ended = Node(), anyio.Event()
 
     async def background() -> None:
@@ -194,7 +197,9 @@ async def test_a_background_task_of_the_node_that_shuts_it_down_ends_with_it() -
     assert node.heuristics.hook_errors == 0
 
 
-async def test_connecting_anew_from_the_hook_of_the_connection_that_ends_is_refused() -> None:
+async def test_reconnect_from_the_ending_hook() -> None:
+    """Connecting anew from the hook of the connection that ends is refused."""
+
     async def reconnect(connection: Connection, _: DisconnectOrigin) -> None:
         try:
             await user.node.connect(connection.addr)

@@ -80,7 +80,8 @@ def test_it_comes_out_of_a_hook_that_waits(anyio_backend: Backend, place: str) -
     ends_the_block(anyio_backend, Flawed(place, stall=stall), error)
 
 
-def test_it_comes_out_of_a_handler_that_the_second_reader_has_called(anyio_backend: Backend) -> None:
+def test_interrupt_in_the_second_reader(anyio_backend: Backend) -> None:
+    """It comes out of a handler that the second reader has called."""
     error = KeyboardInterrupt()
     victims: list[RawPeer] = []
 
@@ -252,9 +253,7 @@ def test_a_connection_whose_own_task_was_met_ends_in_order(
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_a_connection_that_was_met_while_it_closes_lets_the_others_end_in_order(
-    anyio_backend: Backend, kind: type[BaseException]
-) -> None:
+def test_interrupt_of_a_closing_connection(anyio_backend: Backend, kind: type[BaseException]) -> None:
     """What it still receives is read by a task of its own, and thrown away."""
     user = User(Config(grace_period=0.3))
     hooks_returned: list[Address] = []

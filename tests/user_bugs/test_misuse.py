@@ -23,14 +23,16 @@ ENABLE: dict[str, Callable[[Node, Any], object]] = {
 
 
 @pytest.mark.parametrize("protocol", ENABLE)
-def test_enabling_a_protocol_twice_is_a_runtime_error_that_names_it(protocol: str) -> None:
+def test_enabling_twice(protocol: str) -> None:
+    """Enabling a protocol twice is a runtime error that names it."""
     user = User(enable=ALL)
     with pytest.raises(RuntimeError, match=protocol):
         ENABLE[protocol](user.node, user)
 
 
 @pytest.mark.parametrize("protocol", ENABLE)
-async def test_enabling_a_protocol_twice_on_a_running_node_leaves_the_first_in_place(protocol: str) -> None:
+async def test_enabling_twice_while_running(protocol: str) -> None:
+    """Enabling a protocol twice on a running node leaves the first in place."""
     user, peer = User(enable=ALL), User(enable=ALL)
     async with two_nodes(peer, user) as (connection, _):
         with pytest.raises(RuntimeError, match=protocol):
@@ -41,7 +43,8 @@ async def test_enabling_a_protocol_twice_on_a_running_node_leaves_the_first_in_p
 
 @pytest.mark.parametrize("protocol", ENABLE)
 @pytest.mark.parametrize("nothing", [None, object(), "a string", Node])
-def test_enabling_what_lacks_the_methods_is_a_type_error_that_shows_it(protocol: str, nothing: object) -> None:
+def test_enabling_without_methods(protocol: str, nothing: object) -> None:
+    """Enabling what lacks the methods is a type error that shows it."""
     node = Node()
     with pytest.raises(TypeError) as caught:
         ENABLE[protocol](node, nothing)
@@ -50,7 +53,8 @@ def test_enabling_what_lacks_the_methods_is_a_type_error_that_shows_it(protocol:
 
 
 @pytest.mark.parametrize("protocol", ENABLE)
-def test_enabling_a_class_instead_of_an_instance_is_a_type_error_that_says_so(protocol: str) -> None:
+def test_enabling_a_class(protocol: str) -> None:
+    """Enabling a class instead of an instance is a type error that says so."""
     with pytest.raises(TypeError, match=r"needs an instance with a method \w+, not <class .*User'>"):
         ENABLE[protocol](Node(), User)
 
@@ -112,7 +116,8 @@ NO_PEERS = ["127.0.0.1", ["127.0.0.1", 80], ("127.0.0.1", "80"), ("127.0.0.1", 8
 
 
 @pytest.mark.parametrize("wrong", NO_PEERS, ids=repr)
-async def test_what_is_no_peer_is_a_type_error_that_shows_it_and_says_what_is(wrong: Any) -> None:
+async def test_no_peer_at_all(wrong: Any) -> None:
+    """What is no peer is a type error that shows it and says what is."""
     user = User()
     async with user.node as node:
         uses: list[Callable[[], Any]] = [
@@ -129,7 +134,8 @@ async def test_what_is_no_peer_is_a_type_error_that_shows_it_and_says_what_is(wr
             assert caught.value.__suppress_context__
 
 
-async def test_a_peer_that_is_not_connected_is_still_told_from_what_is_none() -> None:
+async def test_unconnected_peer() -> None:
+    """A peer that is not connected is still told from what is none."""
     user = User()
     async with user.node as node:
         for use in (user.outbox.send, user.outbox.deliver):
@@ -152,9 +158,8 @@ async def test_a_peer_that_is_not_connected_is_still_told_from_what_is_none() ->
         ("on_disconnect", {"timeout": float("nan")}),
     ],
 )
-def test_a_tunable_out_of_range_is_a_value_error_that_names_it_and_enables_nothing(
-    protocol: str, tunables: dict[str, float]
-) -> None:
+def test_tunable_out_of_range(protocol: str, tunables: dict[str, float]) -> None:
+    """A tunable out of range is a value error that names it and enables nothing."""
     node, user, enable = Node(), User(enable=[]), ENABLE[protocol]
     ((name, value),) = tunables.items()
     with pytest.raises(ValueError, match=name) as caught:
@@ -182,7 +187,8 @@ def test_a_tunable_of_the_wrong_type_is_a_type_error_that_names_it(protocol: str
 
 
 @pytest.mark.parametrize("protocol", ENABLE)
-async def test_what_is_enabled_after_entry_holds_for_connections_from_then_on(protocol: str) -> None:
+async def test_enabling_while_running(protocol: str) -> None:
+    """What is enabled after entry holds for connections from then on."""
     user, early, late = User(enable=[]), User(), User()
     async with user.node, early.node, late.node:
         to_user, _ = await connect(early, user)
@@ -236,7 +242,7 @@ async def test_one_object_may_serve_two_nodes() -> None:
                 assert user.received.pop() == node.name.encode()
 
 
-async def test_one_decoder_for_two_connections_mixes_them_up_and_harms_nobody_else() -> None:
+async def test_shared_decoder() -> None:
     """It is documented that each needs one of its own; the node lives."""
     shared = LengthDelimitedCodec()
     user = User()
@@ -270,12 +276,14 @@ async def test_using_a_node_that_was_not_entered_is_a_runtime_error(misuse: Call
         await misuse(Node())
 
 
-def test_starting_a_task_of_a_node_that_was_not_entered_is_a_runtime_error() -> None:
+def test_task_before_entering() -> None:
+    """Starting a task of a node that was not entered is a runtime error."""
     with pytest.raises(RuntimeError, match="async with"):
         Node().start_soon(checkpoint)
 
 
-async def test_entering_a_node_twice_is_a_runtime_error_that_leaves_it_running() -> None:
+async def test_entering_twice() -> None:
+    """Entering a node twice is a runtime error that leaves it running."""
     node = Node()
     async with node:
         with pytest.raises(RuntimeError, match="entered"):

@@ -106,9 +106,9 @@ async def test_that_somebody_else_is_gone_is_a_bug_of_the_hook(
 
 @pytest.mark.parametrize("error", [QueueFullError(), NodeClosedError(), FrameError()])
 @pytest.mark.parametrize("place", ASYNC)
-async def test_anything_else_that_the_library_or_the_system_raises_is_a_bug_of_the_hook(
-    place: str, error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_other_errors_are_bugs(place: str, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Anything else that the library or the system raises is a bug of the hook."""
+
     def fail() -> None:
         raise error
 
