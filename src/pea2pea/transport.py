@@ -291,12 +291,13 @@ class TCPStream(ByteStream):
     overrides `readable`, `writable`, `unacknowledged` and `_release`.
     """
 
-    __slots__ = ("_back", "_half_sent", "_receiving", "_senders", "_size", "_sock", "held")
+    __slots__ = ("_back", "_half_sent", "_mark", "_receiving", "_senders", "_size", "_sock", "held")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
         self._back = b""  # what was put back
+        self._mark = 1  # bytes from which on the kernel calls the socket readable
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come
@@ -365,6 +366,18 @@ class TCPStream(ByteStream):
         self._half_sent = False
         return []
 
+    def expect(self, missing: int) -> None:
+        """Let `readable` wait until so many bytes are there, as nothing can be done before; 0: for any.
+
+        Each time that a reader is woken costs it, and on loopback the sender too. The kernel calls the socket readable
+        sooner if its buffer is full, and when the stream ends or breaks (SO_RCVLOWAT, socket(7)).
+        """
+        mark = min(missing, READ_MAX) if missing >= READ_MIN and _LOW_MARKS else 1
+        if mark != self._mark:
+            self._mark, self._size = mark, max(mark, self._size)
+            with suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+
     def readable(self) -> Awaitable[None]:
         """Wait until there is something to receive; `OSError` if the socket cannot be waited for."""
         return checkpoint() if self._back else _ready(wait_readable, self._sock)
@@ -382,6 +395,7 @@ class TCPStream(ByteStream):
         try:
             while (data := self.receive_nowait(max_bytes)) is None:
                 self._receiving = True
+                self.expect(0)
                 try:
                     await self.readable()
                 finally:
@@ -500,6 +514,7 @@ if sys.platform == "linux":
         import ctypes
 
         _connect = ctypes.CDLL(None).connect
+_LOW_MARKS = sys.platform == "linux"  # elsewhere it is not documented that a full buffer wakes the reader
 _SENDMSG = hasattr(socket.socket, "sendmsg")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 # errors of connections that ended before they were accepted (accept(2), "Error handling")

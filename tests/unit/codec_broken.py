@@ -207,6 +207,18 @@ class QuadraticChunk(Good):
             data = data[6 + size :]
 
 
+class TellsTooMuch(Good):
+    """Counts the header of the next frame among what is missing."""
+
+    @property
+    def missing(self) -> int:
+        return max(6 + (self.size() or 0) - len(self.buffer), 0) + 6
+
+
+class TellsNoNumber(Good):
+    missing = None
+
+
 class SearchesAgain(GoodLines):
     max_length = 2_000_000
 

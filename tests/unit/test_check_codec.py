@@ -115,6 +115,8 @@ FAULTS: dict[type[Codec[Any]], str] = {
     broken.LimitOffByOne: r"decode refuses what encode made: a line is too long[^$]*10000 times 'w'",
     broken.QuadraticBuffer: r"decode copies the rest of a chunk, with each message\n  bytes in all: \d+\n  pieces: 1$",
     broken.QuadraticChunk: r"decode copies the rest of a chunk, with each message\n  bytes in all: \d+\n  pieces: 1$",
+    broken.TellsTooMuch: r"missing is \d+, which is no number that the next message lacks[^$]*at byte 1\n",
+    broken.TellsNoNumber: r"missing is None, which is no number that the next message lacks",
     broken.UnboundedFrames: r"keeps \d{8} bytes after \d{8} bytes of a frame that never ends",
     broken.UnboundedLines: r"keeps \d{5} bytes after \d{5} bytes of a frame that never ends\n  declared limit: 10000",
     broken.NeverTrims: r"keeps \d+ bytes after \d+ bytes of frames that are all complete",

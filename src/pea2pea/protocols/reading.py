@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from itertools import islice
+from operator import index
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from anyio import CancelScope, EndOfStream, Event, TaskHandle, current_time
@@ -114,8 +115,8 @@ class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_ahead", "_backlog", "_busy", "_decode", "_direct", "_in_hand", "_messages", "_pace", "_passed_on", "_process",
-        "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until", "_waiting_to_read",
+        "_ahead", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace", "_passed_on",
+        "_process", "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until", "_waiting_to_read",
         "quiet_since",
     )  # fmt: skip
 
@@ -124,7 +125,7 @@ class Reader(Generic[M]):
         needs("decoder must return", decoder, "decode")
         self._session = session
         self._direct = session.direct
-        self._decode = decoder.decode
+        self._decoder = decoder
         self._process = reading.process_message
         self._busy = False  # one reader processes
         self._passed_on = False  # ... and the other one has the right to read
@@ -264,6 +265,7 @@ class Reader(Generic[M]):
                 data = await session.stream.receive(TAKE_MAX)
             else:
                 while (received := direct.receive_nowait()) is None:
+                    direct.expect(self._missing())
                     await direct.readable()
                     self._restart_slice()
                 data = received
@@ -282,6 +284,14 @@ class Reader(Generic[M]):
         session.stats.bytes_received += len(data)
         session.totals.bytes_received += len(data)
         return data
+
+    def _missing(self) -> int:
+        """Return how many bytes the decoder lacks at the least; 0: nobody knows, or somebody decodes."""
+        try:
+            return 0 if self._busy else index(getattr(self._decoder, "missing", 0))
+        except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
+            self._decoder_failed(error)
+            return 0
 
     async def _process_some(self, data: bytes | None) -> bool:
         """Decode `data`, if any, and process what is there; True: there is more, but the event loop has its turn."""
@@ -349,7 +359,7 @@ class Reader(Generic[M]):
 
     def _decoded(self, data: bytes) -> Iterator[M]:
         self._in_hand, self._ahead = self._ahead, 0
-        messages = self._decode(data)
+        messages = self._decoder.decode(data)
         if not hasattr(messages, "__iter__"):
             raise TypeError(f"decode must return an iterable of messages, not {messages!r}")
         return iter(messages)

@@ -91,6 +91,7 @@ def check_codec(
     - Each message comes out, equal and in order, as soon as the last byte of its frame is in: from a stream in one
       piece, cut in two at every byte, and byte by byte.
     - The end of the stream does nothing after a whole frame; within one it gives a `FrameError`, or the rest.
+    - The attribute `missing`, if there is one, never exceeds what the next message lacks.
     - Altered frames raise nothing but `FrameError`, and the messages before them are delivered.
     - Codecs do not share state, and do not change what is passed to them, or what they have returned.
     - Memory is bounded while a frame never ends, and while a great many frames go by.
@@ -237,8 +238,12 @@ class _Kit(Generic[M]):
                 continue
             if error is None and self.same(new, due):
                 new, done = [], done + len(due)
-                continue
-            if error is not None:
+                told: object = getattr(codec, "missing", 0)
+                if done == len(ends) or (isinstance(told, int) and 0 <= told <= ends[done] - fed):
+                    continue
+                fault = f"missing is {told!r}, which is no number that the next message lacks at the least"
+                due = messages[done : done + 1]
+            elif error is not None:
                 fault = f"decode refuses {'what encode made' if piece else 'the end of a whole stream'}: {error}"
             elif new == due[: len(new)]:
                 fault = "a message does not come out though all its bytes are in"

@@ -533,7 +533,7 @@ class _End:
     __slots__ = (
         "_acks", "_eof_acknowledged", "_eof_in", "_eof_out", "_eof_sent", "_flight", "_is_dead", "_is_orphan", "_last",
         "_lost", "_reader", "_tries", "_unacknowledged", "_writer", "boot", "error", "host", "inbox", "is_closed",
-        "is_connecting", "is_void", "local", "network", "out", "peer", "remote",
+        "is_connecting", "is_void", "local", "low_mark", "network", "out", "peer", "remote",
     )  # fmt: skip
 
     def __init__(self, host: Host, local: Address, remote: Address) -> None:
@@ -542,6 +542,7 @@ class _End:
         self.peer: _End = self  # until there is one
         self.error = 0
         self.is_closed = self.is_connecting = False
+        self.low_mark = 1  # bytes from which on it is readable
         self.is_void = False  # the program was killed, or the host has crashed
         self._is_orphan = False  # it belongs to no program any more
         self._is_dead = False  # a reset has come or gone
@@ -810,8 +811,11 @@ class _Socket(_End):
         self._eof_out = True
         self.push()
 
-    def setsockopt(self, _level: int, _option: int, _value: object) -> None:
-        """Nothing depends on options here."""
+    def setsockopt(self, _level: int, option: int, value: object) -> None:
+        """Nothing depends on options here but how much makes it readable; Linux bounds that by half of the buffer."""
+        if option == socket.SO_RCVLOWAT and isinstance(value, int):
+            self.low_mark = min(value, self.network.receive_buffer // 2)
+            self.wake()
 
     def close(self, *, reset: bool = False) -> None:
         """Close it: with a reset, where something is unread (RFC 2525, section 2.17)."""
@@ -839,7 +843,8 @@ class _Socket(_End):
     def is_readable(self) -> bool:
         """Whether `recv` would not block."""
         self.network.catch_up()
-        return not self.is_void and bool(self.inbox or self.error or self._eof_in or self._is_dead)
+        is_over = self.error or self._eof_in or self._is_dead
+        return not self.is_void and bool(is_over or len(self.inbox) >= self.low_mark)
 
     def is_writable(self) -> bool:
         """Whether `send` would not block for long: Linux says so once a third of the buffer is free."""
