@@ -75,6 +75,8 @@ class Attempt:
         """Abort the attempt, unless the connection is established by now."""
         if self.session.state is not State.OPENING:
             return
+        if self.done is None and self.error is None:
+            self.session.report.heuristics.inbound_rejections += 1
         self.fail(error)
         if self.session.tasks is not None:
             self.session.tasks.cancel_scope.cancel()
@@ -167,7 +169,6 @@ class Connector:
             else:
                 raise
             attempt.cancel(NodeError("the slot was needed for a dial"))
-            shared.report.heuristics.inbound_rejections += 1
             shared.report.info("dropped a pending inbound connection to make room for an outbound one", session.addr)
             self._release(session)
             shared.admission.reserve(addr, Side.INITIATOR)
