@@ -357,20 +357,21 @@ class Screen:
 
     async def put(self, text: str, *, aside: bool = False) -> None:
         """Write a line to standard output or, aside, to standard error; a reader that has gone ends the program."""
-        data = f"{text}\n".encode("utf-8", "backslashreplace")
+        file, data = self.files[aside], f"{text}\n".encode("utf-8", "backslashreplace")
+        if file is None:
+            return
         try:
-            if (file := self.files[aside]) is None or (not self._lock.locked() and not (data := write(file, data))):
-                return
-            with anyio.CancelScope(shield=True):  # no line is cut off by the end of a connection
-                async with self._lock:
-                    while (
-                        current_time() < self.leave_by and self.files[aside] is not None and (data := write(file, data))
-                    ):
-                        with anyio.move_on_after(0.1):  # and look at `leave_by`
-                            await anyio.wait_writable(file)
+            if not self._lock.locked():  # as it mostly is
+                data = write(file, data)
+            if data:
+                with anyio.CancelScope(shield=True):  # no line is cut off by the end of a connection
+                    async with self._lock:
+                        while current_time() < self.leave_by and (data := write(file, data)):
+                            with anyio.move_on_after(0.1):  # and look at `leave_by`
+                                await anyio.wait_writable(file)
         except OSError as error:
             self.leaving.set()
-            gone = aside or isinstance(error, BrokenPipeError)
-            self.files = [None, None if gone else self.files[1]]
+            gone = isinstance(error, BrokenPipeError)
+            self.files = [None, None if gone or aside else self.files[1]]
             if not gone:
                 await self.fail(Failure(f"cannot write to standard output: {reason_of(error)}"))

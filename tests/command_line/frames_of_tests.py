@@ -27,6 +27,15 @@ def points() -> Codec[Point]:
     return mapped(LinesCodec(), decode=decode, encode=lambda point: f"{point.x} {point.y}")
 
 
+class Unprintable:
+    def __repr__(self) -> str:
+        raise ValueError("not today")
+
+
+def unprintable() -> Codec[Unprintable]:
+    return mapped(LinesCodec(), decode=lambda _: Unprintable(), encode=str)
+
+
 def upper() -> Codec[str]:
     return mapped(LinesCodec(), decode=str.lower, encode=lambda text: text.upper())
 

@@ -34,7 +34,7 @@ def show(addr: Address) -> str:
 class Program:
     """A session in this very event loop. It watches no signals: there are several of them in one process."""
 
-    def __init__(self, *arguments: str, stdin: int | None, record: Any = None) -> None:
+    def __init__(self, *arguments: str, stdin: int | None, stdout: int | None = None, record: Any = None) -> None:
         self.options = make_parser().parse_args(arguments)
         self.options.contexts = make_contexts(self.options)
         self.out = self.err = b""
@@ -45,6 +45,9 @@ class Program:
         if stdin is None:
             stdin, self._input = os.pipe()
         self._stdin = stdin
+        if stdout is not None:
+            os.close(self._write_out)
+            self._write_out = stdout
         self.session = Session(self.options, stdin, Screen(self.options, self._write_out, self._write_err, record))
         self.finished = anyio.Event()
 
@@ -107,9 +110,11 @@ class Program:
 
 
 @asynccontextmanager
-async def running(*arguments: str, stdin: int | None = None, record: Any = None) -> AsyncGenerator[Program]:
-    """Run the program, and let it leave when the block is left. Its input is a pipe, unless a descriptor is given."""
-    program = Program(*arguments, stdin=stdin, record=record)
+async def running(
+    *arguments: str, stdin: int | None = None, stdout: int | None = None, record: Any = None
+) -> AsyncGenerator[Program]:
+    """Run the program, and let it leave when the block is left; it has pipes, unless a descriptor is given."""
+    program = Program(*arguments, stdin=stdin, stdout=stdout, record=record)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(program.run)

@@ -47,6 +47,7 @@ async def test_the_address_is_the_first_line_and_a_message_is_one() -> None:
         ("u32le", b"\1\0\0\0a", ["61  a"]),
         ("varint", b"\1a\2bc", ["61  a", "6263  bc"]),
         ("delimiter:0d0a", b"a\nb\r\nc\r\n", [r"610a62  a\\nb", "63  c"]),
+        ("frames_of_tests:unprintable", b"a\n", ["610a  <Unprintable whose repr raises ValueError>"]),
         ("frames_of_tests:objects", b'{"a": 1}\n"b"\n', [r"7b2261223a20317d0a  \{'a': 1\}", "2262220a  'b'"]),
     ],
 )
@@ -190,6 +191,41 @@ async def test_raw_input_of_a_pipe_is_sent_as_it_is() -> None:
                 assert await peer.receive_all() == data[50_000:]
             await program.finished.wait()
     assert program.code == 0
+
+
+async def test_a_file_is_sent_as_one_message(tmp_path: Path) -> None:
+    file = tmp_path / "two lines"
+    file.write_bytes(b"first\r\nsecond\n")
+    with RawListener.open() as listener:
+        async with running("connect", show(listener.addr), "--frame", "u16") as program:
+            with await listener.accept() as peer:
+                program.type(b"@" + os.fsencode(file) + b"\n@" + os.fsencode(tmp_path) + b"/none\n")
+                assert await peer.receive_exactly(16) == b"\0\x0efirst\r\nsecond\n"
+                await program.shows("not sent: b'@/.*: No such file or directory; correct the path$", aside=True)
+
+
+async def test_a_line_of_input_without_an_end() -> None:
+    with RawListener.open() as listener, open("/dev/zero", "rb") as zeros:  # noqa: ASYNC230, PTH123  # it never waits
+        async with running("connect", show(listener.addr), stdin=os.dup(zeros.fileno())) as program:
+            with await listener.accept():
+                await program.finished.wait()
+    assert program.code == 2
+    await program.shows("^pea2pea: the input has a line that is too long .*; send it as @FILE$", aside=True)
+
+
+async def test_one_answer_to_refused_input() -> None:
+    """What cannot be sent fails at once where one answer is wanted."""
+    with RawListener.open() as listener:
+        done = await finish("connect", show(listener.addr), "--one", "--hex", stdin=b"xyz\n")
+    assert (done.code, done.out) == (2, b"")
+    await done.shows("^pea2pea: not sent: b'xyz': non-hexadecimal", aside=True)
+
+
+async def test_a_peer_that_does_not_shake_hands() -> None:
+    with RawListener.open() as listener:
+        done = await finish("connect", show(listener.addr), "--tls", "--timeout", "0.05")
+    assert done.code == 1
+    await done.shows("^pea2pea: cannot connect to .*: no answer in time; raise --timeout$", aside=True)
 
 
 async def test_input_from_a_file_and_its_end_is_a_half_close(tmp_path: Path) -> None:

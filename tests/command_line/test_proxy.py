@@ -129,6 +129,25 @@ async def test_a_proxy_of_itself_is_refused(host: str) -> None:
     assert program.session.numbers < 10
 
 
+async def test_a_target_that_speaks_first() -> None:
+    with RawListener.open() as target:
+        async with running("proxy", ":0", show(target.addr)) as program:
+            host, port = (await program.address()).rsplit(":", 1)
+            async with anyio.create_task_group() as tasks:
+
+                async def greet() -> None:
+                    with await target.accept() as server:
+                        await server.send(b"welcome\n")
+                        assert await server.receive() == b"thanks\n"
+
+                tasks.start_soon(greet)
+                with await RawPeer.dial((host, int(port))) as client:
+                    assert await client.receive() == b"welcome\n"
+                    await client.send(b"thanks\n")
+                    assert await client.receive_all() == b""
+            await program.shows("<- 1 .* welcome\n.* -> 1 .* thanks$")
+
+
 async def test_two_conversations_are_kept_apart() -> None:
     with RawListener.open() as target:
         async with proxied(target=target) as (program, one, server_one):
