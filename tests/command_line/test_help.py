@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,14 +17,15 @@ import trustme
 
 import pea2pea._command_line
 
-from .program import environment, process
+from ..helpers import RawListener, RawPeer
+from .program import environment, process, running, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
 HELP = pea2pea._command_line.__doc__ or ""
 EXAMPLES = [line.strip() for line in HELP.partition("for a shell:\n")[2].splitlines()]
+ROOT = Path(__file__).parents[2]
 SHELL = "/bin/bash"
 
 
@@ -51,6 +53,28 @@ def echo(sent: list[bytes]) -> Generator[str]:
         yield str(server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
     thread.join(10)
+
+
+async def test_the_session_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (session,) = re.findall(r"```text\n\$ pea2pea (proxy .*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    call, *expected = session.splitlines()
+    with RawListener.open() as target:
+        arguments = call.replace(":4001", ":0").replace(":4000", show(target.addr)).split()
+        async with running(*arguments, "--width", "110") as program:
+            host, port = (await program.address()).rsplit(":", 1)
+            with await RawPeer.dial((host, int(port))) as client, await target.accept() as server:
+                await client.send(b'{"type": "Join", "name": "Alice"}\n')
+                await program.shows(" -> ")
+                await server.send(b'{"type": "Price", "amount": 30, "bidder": "Alice"}\n')
+                await program.shows(" <- ")
+                shown = [*program.lines[:1], *program.err.decode().splitlines(), *program.lines[1:]]
+
+    def without_numbers(lines: list[str]) -> list[str]:
+        return [re.sub(r"127\.0\.0\.1:\d+|\d\d:\d\d:\d\d\.\d+", "", line) for line in lines]
+
+    assert without_numbers(shown) == without_numbers(expected)
 
 
 @pytest.fixture
