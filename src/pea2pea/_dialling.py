@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from anyio import CancelScope, Event, create_task_group, move_on_after
+from anyio import CancelScope, Event, create_task_group, current_time, move_on_after
 from anyio.abc import ByteStream
 
 from ._address import Address, show
@@ -32,6 +33,22 @@ class _Binding(Protocol):
     async def dial(self, addr: Address, /, *, local_addr: Address) -> ByteStream: ...
 
 
+@dataclass(slots=True)
+class _Limit:
+    """How long one step of a dial may take."""
+
+    scope: CancelScope
+    timeout: float
+    failure: str = ""  # what to say when that was too short
+
+    def start(self, failure: str) -> None:
+        self.failure = failure
+        self.scope.deadline = current_time() + self.timeout
+
+    def stop(self) -> None:
+        self.scope.deadline = math.inf
+
+
 class Dialler:
     """Dials addresses, and has the connections set up."""
 
@@ -46,15 +63,22 @@ class Dialler:
         caller = self._shared.current_session()
 
         async def dial(addr: Address) -> ByteStream:
-            return await self._dial(addr, caller, timeout, local_addr)
+            with self._limit(timeout) as limit:
+                return await self._dial(addr, caller, local_addr, limit)
 
-        with self._until_shutdown():
-            candidates = await self._resolve(dialled, timeout)
-        failure: Exception = OSError(f"{dialled[0]!r} has no address")
-        while candidates:
+        candidates: list[Address] | None = None
+        failure: Exception | None = None
+        while candidates or failure is None:
             try:
-                with self._until_shutdown():
-                    stream, addr = await self._dial_any(candidates, dial)
+                with self._limit(timeout) as limit:
+                    if candidates is None:
+                        candidates = await self._resolve(dialled, limit)
+                    if len(candidates) == 1:  # in one scope: entering one more costs as much as the dial itself
+                        addr = candidates.pop()
+                        stream = await self._dial(addr, caller, local_addr, limit)
+                    else:
+                        limit.stop()
+                        stream, addr = await _Race(candidates, dial, self._give_back).run()
                 return await self._connector.set_up(stream, addr, Side.INITIATOR, dialled, self._acceptor.addr)
             except NodeClosedError:
                 raise
@@ -71,55 +95,52 @@ class Dialler:
             scope.cancel()
 
     @contextmanager
-    def _until_shutdown(self) -> Generator[None]:
-        """Raise `NodeClosedError` if the node shuts down meanwhile."""
+    def _limit(self, timeout: float) -> Generator[_Limit]:
+        """Raise `NodeClosedError` if the node shuts down, `TimeoutError` if what the limit is for takes too long."""
         with CancelScope() as scope:
+            limit = _Limit(scope, timeout)
             self._scopes[scope] = None
             try:
-                yield
+                yield limit
             finally:
                 del self._scopes[scope]
         if scope.cancelled_caught:
-            raise NodeClosedError("the node was shut down meanwhile")
+            if self._shared.report.closing:
+                raise NodeClosedError("the node was shut down meanwhile")
+            raise TimeoutError(f"{limit.failure} within {timeout} s")
 
-    async def _resolve(self, dialled: Address, timeout: float) -> list[Address]:
-        with move_on_after(timeout):
-            return list(dict.fromkeys(await self._shared.transport.resolve(dialled)))
-        raise TimeoutError(f"{dialled[0]!r} was not resolved within {timeout} s")
-
-    async def _dial_any(
-        self, candidates: list[Address], dial: Callable[[Address], Coroutine[Any, Any, ByteStream]]
-    ) -> tuple[ByteStream, Address]:
-        if len(candidates) == 1:
-            addr = candidates.pop()
-            return await dial(addr), addr
-        return await _Race(candidates, dial, self._give_back).run()
+    async def _resolve(self, dialled: Address, limit: _Limit) -> list[Address]:
+        limit.start(f"{dialled[0]!r} was not resolved")
+        candidates = list(dict.fromkeys(await self._shared.transport.resolve(dialled)))
+        if not candidates:
+            raise OSError(f"{dialled[0]!r} has no address")
+        return candidates
 
     async def _dial(
-        self, addr: Address, caller: Session | None, timeout: float, local_addr: Address | None
+        self, addr: Address, caller: Session | None, local_addr: Address | None, limit: _Limit
     ) -> ByteStream:
         """Dial one address, with a slot reserved for it."""
         transport = self._shared.transport
-        await self._wait_for_ending(addr, caller)
+        await self._wait_for_ending(addr, caller, limit)
         self._refuse_self(addr)
         self._connector.reserve(addr, caller)
         try:
             self._shared.report.debug("dialling", addr)
-            with move_on_after(timeout):
-                if local_addr is None:
-                    return await transport.dial(addr)
-                return await cast("_Binding", transport).dial(addr, local_addr=local_addr)
-            raise TimeoutError(f"{show(addr)} did not answer within {timeout} s")
+            limit.start(f"{show(addr)} did not answer")
+            if local_addr is None:
+                return await transport.dial(addr)
+            return await cast("_Binding", transport).dial(addr, local_addr=local_addr)
         except BaseException:
             self._shared.admission.release(addr)
             raise
 
-    async def _wait_for_ending(self, addr: Address, caller: Session | None) -> None:
+    async def _wait_for_ending(self, addr: Address, caller: Session | None, limit: _Limit) -> None:
         """Wait while a connection to that address ends."""
         established = self._shared.admission.established
         while (ending := established.get(addr)) is not None and ending.connection.origin is not None:
             if ending is caller:
                 raise AlreadyConnectedError(f"the connection to {show(addr)} ends only when its hook has returned")
+            limit.stop()
             await ending.wait_closed()
 
     def _refuse_self(self, addr: Address) -> None:
