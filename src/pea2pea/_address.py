@@ -103,7 +103,7 @@ def sockaddr(addr: Address) -> tuple[int, tuple[str, int] | tuple[str, int, int,
         what = "has a zone that is no interface's" if zone is None else "is not the address of an IP literal"
         raise socket.gaierror(socket.EAI_NONAME, f"{show((host, port))} {what}")
     if isinstance(ip, IPv4Address):
-        return socket.AF_INET, (str(ip), port)
+        return socket.AF_INET, (_plain_form(host), port)
     return socket.AF_INET6, (_without_zone(ip), port, 0, zone if _needs_zone(ip) else 0)
 
 

@@ -27,9 +27,9 @@ class Admission:
         self._config = config
         self.established: dict[Address, Session] = {}
         self.connecting: dict[Address, Side] = {}
-        self._of_side: Counter[Side] = Counter()
+        self._of_side = dict.fromkeys(Side, 0)
         self._of_group: Counter[str] = Counter()
-        self._setting_up: Counter[Side] = Counter()
+        self._setting_up = dict.fromkeys(Side, 0)
 
     def has_budget(self, side: Side) -> bool:
         """Whether one more set-up may be under way on that side."""

@@ -39,11 +39,14 @@ class _Limit:
 
     scope: CancelScope
     timeout: float
-    failure: str = ""  # what to say when that was too short
+    failure: str  # what to say when that was too short
 
     def start(self, failure: str) -> None:
+        """Begin with the next step; a timer that has hardly run is not set anew, which saves time."""
         self.failure = failure
-        self.scope.deadline = current_time() + self.timeout
+        due = current_time() + self.timeout
+        if not due - self.timeout / 64 <= self.scope.deadline <= due:
+            self.scope.deadline = due
 
     def stop(self) -> None:
         self.scope.deadline = math.inf
@@ -70,9 +73,9 @@ class Dialler:
         failure: Exception | None = None
         while candidates or failure is None:
             try:
-                with self._limit(timeout) as limit:
+                with self._limit(timeout, f"{dialled[0]!r} was not resolved") as limit:
                     if candidates is None:
-                        candidates = await self._resolve(dialled, limit)
+                        candidates = await self._resolve(dialled)
                     if len(candidates) == 1:  # in one scope: entering one more costs as much as the dial itself
                         addr = candidates.pop()
                         stream = await self._dial(addr, caller, local_addr, limit)
@@ -95,10 +98,10 @@ class Dialler:
             scope.cancel()
 
     @contextmanager
-    def _limit(self, timeout: float) -> Generator[_Limit]:
-        """Raise `NodeClosedError` if the node shuts down, `TimeoutError` if what the limit is for takes too long."""
-        with CancelScope() as scope:
-            limit = _Limit(scope, timeout)
+    def _limit(self, timeout: float, failure: str = "") -> Generator[_Limit]:
+        """Raise `NodeClosedError` if the node shuts down, `TimeoutError` if a step of the dial takes too long."""
+        with move_on_after(timeout) as scope:
+            limit = _Limit(scope, timeout, failure)
             self._scopes[scope] = None
             try:
                 yield limit
@@ -109,8 +112,7 @@ class Dialler:
                 raise NodeClosedError("the node was shut down meanwhile")
             raise TimeoutError(f"{limit.failure} within {timeout} s")
 
-    async def _resolve(self, dialled: Address, limit: _Limit) -> list[Address]:
-        limit.start(f"{dialled[0]!r} was not resolved")
+    async def _resolve(self, dialled: Address) -> list[Address]:
         candidates = list(dict.fromkeys(await self._shared.transport.resolve(dialled)))
         if not candidates:
             raise OSError(f"{dialled[0]!r} has no address")

@@ -182,8 +182,7 @@ class Node(anyio.AsyncContextManagerMixin):
 
         def writer(session: Session) -> Writer[Taken_by_encoder]:
             encoder = writing.encoder(session.connection)
-            options = {"depth": queue_depth, "limit": queue_bytes}
-            return Writer(session, encoder, self._flusher, writers, timeout=timeout, **options)
+            return Writer(session, encoder, self._flusher, writers, queue_depth, queue_bytes, timeout)
 
         self._protocols.writing = writer
         return Outbox(writers, self.connecting)

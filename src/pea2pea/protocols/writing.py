@@ -9,7 +9,7 @@ Rule 4: a write that was cut off ends the connection, since nobody knows how muc
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -203,7 +203,6 @@ class Writer(Generic[M_contra]):
         encoder: Encoder[M_contra],
         flusher: Flusher,
         registry: dict[Peer, Writer[M_contra]],
-        *,
         depth: int,
         limit: int,
         timeout: float,
@@ -224,7 +223,7 @@ class Writer(Generic[M_contra]):
         self._depth = depth
         self._limit = limit
         self._timeout = timeout
-        self._queue: deque[Frame] = deque()
+        self._queue: list[Frame] = []
         self._size = 0  # bytes queued or in hand
         self._large = False  # there may be more in the queue than small bytes
         self._batch: list[Chunk] = []  # what is being written,
@@ -402,19 +401,21 @@ class Writer(Generic[M_contra]):
         """Take in hand as much as should go out in one write: small parts joined, large ones as they are."""
         queue = self._queue
         if not self._large and self._size <= 2 * BATCH:
-            data = b"".join(cast("deque[bytes]", queue))  # nothing in it is large
+            data = b"".join(cast("list[bytes]", queue))  # nothing in it is large
             self._batch_count, self._batch_size = len(queue), len(data)
             self._batch = [data]
             queue.clear()
             return
         parts: list[Chunk] = []
         count = size = 0
-        while queue and size < BATCH and count < self._depth:
-            frame = queue.popleft()
+        for frame in queue:
+            if size >= BATCH or count >= self._depth:
+                break
             count += 1
             for part in frame if isinstance(frame, tuple) else (frame,):
                 size += len(part)
                 parts.append(part)
+        del queue[:count]
         self._batch, self._batch_count, self._batch_size = _join_small(parts), count, size
         self._large = bool(queue)
 
