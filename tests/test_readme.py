@@ -164,3 +164,9 @@ def test_invariants_name_existing_tests() -> None:
         assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []
         modules = re.findall(r"`((?:\w+/)?_?\w+\.py)`", enforcement)
         assert [name for name in modules if not (ROOT / "src" / "pea2pea" / name).is_file()] == []
+
+
+def test_the_tests_readme_names_each_test_file() -> None:
+    """What promise a file holds is said of each, and of none that there is not."""
+    named = set(re.findall(r"\btest_\w+\b", (ROOT / "tests" / "README.md").read_text()))
+    assert named == {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
