@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from pea2pea import Address, Config, DisconnectOrigin, Node, SelfConnectionError, Side, TCPTransport
+from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, SelfConnectionError, Side, TCPTransport
 
-from ..helpers import LOCALHOST, Echo, MemoryNetwork, RawPeer, User, connect, frame, two_nodes, wait_until
+from ..helpers import ALL, LOCALHOST, Echo, MemoryNetwork, RawPeer, User, connect, frame, two_nodes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyio.abc import ByteStream
+
+    from pea2pea import Listener
 
 # Linux owns all of 127.0.0.0/8; elsewhere the others have to be configured
 OTHER = "127.0.0.2"
@@ -150,6 +152,58 @@ async def test_a_dial_that_loops_back_is_dropped_at_both_ends() -> None:
             await wait_until(lambda: peer.addr in node.connections)
     assert len(user.connected) <= len(user.ended)
     assert set(user.origins) <= {DisconnectOrigin.READING, DisconnectOrigin.SHUTDOWN}
+
+
+class LateListener:
+    """A listener that accepts nobody before it is told to."""
+
+    def __init__(self, inner: Listener, go_on: anyio.Event) -> None:
+        self.inner = inner
+        self.go_on = go_on
+        self.addr = inner.addr
+
+    async def accept(self) -> tuple[ByteStream, Address]:
+        await self.go_on.wait()
+        return await self.inner.accept()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+class LateTransport(TCPTransport):
+    def __init__(self) -> None:
+        self.go_on = anyio.Event()
+
+    async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
+        return LateListener(await super().listen(addr, backlog=backlog, reuse_port=reuse_port), self.go_on)
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
+@pytest.mark.parametrize("shaking", [False, True])
+async def test_a_loop_whose_other_end_is_accepted_late(shaking: bool) -> None:
+    """The dialled end is established, or shakes hands, by then: it is dropped, and so is the other end."""
+    transport = LateTransport()
+    user = User(Config(reuse_listener_port=True), enable=ALL if shaking else ALL - {"handshake"}, transport=transport)
+    established: list[Connection] = []
+
+    async def shake_hands(connection: Connection, stream: ByteStream) -> ByteStream:
+        transport.go_on.set()
+        await anyio.sleep_forever()
+        return stream
+
+    async def dial(addr: Address) -> None:
+        with suppress(SelfConnectionError):
+            established.append(await user.node.connect(addr))
+            transport.go_on.set()
+
+    user.shake_hands = shake_hands
+    async with user.node as node:
+        await dial(await node.start_listening())
+        await wait_until(lambda: node.heuristics.inbound_rejections == 1)
+        await wait_until(lambda: not node.connections and not node.connecting)
+        assert len(established) == (not shaking)
+        assert [type(connection.cause) for connection in established] == [SelfConnectionError] * (not shaking)
+        assert len(user.ended) == (not shaking)
 
 
 async def test_a_handshake_cannot_hide_a_loop() -> None:
