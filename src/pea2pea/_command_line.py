@@ -51,7 +51,8 @@ event of a connection its number `connection` and the peer's address `peer`:
     bytes                   as message: bytes that are no message
     note                    text: who was refused and why, or what is wrong with bytes
     disconnected            why
-    statistics              connections, and messages and bytes in either direction
+    statistics              connections, messages_received, messages_sent, bytes_received, bytes_sent; of what
+                            `pea2pea.Heuristics` counts that which is not 0
 `replay` sends the `wire` of everything that the initiator has sent, a connection for each in the record, with the
 record's pauses (--speed 10: ten times as fast).
 
@@ -193,7 +194,7 @@ def make_contexts(options: argparse.Namespace) -> dict[Side, ssl.SSLContext]:
     return {Side.INITIATOR: client} | ({Side.RESPONDER: server} if serving else {})
 
 
-def read_record(path: str) -> Iterator[tuple[float, object, bytes]]:
+def read_record(path: str) -> Iterator[tuple[float, str, bytes]]:
     """What the initiators have sent: seconds since the first of it, the connection's number, and the bytes."""
     began, number = math.inf, 0
     try:
@@ -201,8 +202,11 @@ def read_record(path: str) -> Iterator[tuple[float, object, bytes]]:
             for number, line in enumerate(record, 1):  # noqa: B007  # for the error
                 entry: dict[str, Any] = json.loads(line)
                 if entry.get("sender") == "initiator":
-                    began = min(began, entry["time"])
-                    yield entry["time"] - began, entry["connection"], bytes.fromhex(entry["wire"])
+                    moment = float(entry["time"])
+                    began = min(began, moment)
+                    if not moment - began < 1e9:  # nor is it one where it is no number
+                        raise ValueError
+                    yield moment - began, str(entry["connection"]), bytes.fromhex(entry["wire"])
     except OSError as error:
         raise Failure(f"cannot read {path}: {reason_of(error)}", 2) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -321,7 +325,7 @@ class Session:
             raise Failure(f"cannot connect to {show(addr)}: {reason_of(error)}") from error
 
     async def _replay(self) -> None:
-        replayed, began, addr = dict[object, Connection](), current_time(), self.options.dial[0]
+        replayed, began, addr = dict[str, Connection](), current_time(), self.options.dial[0]
         for moment, number, wire in read_record(self.options.file):
             await anyio.sleep_until(began + moment / self.options.speed)
             if number not in replayed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+import pea2pea._command_line
+from pea2pea import Heuristics
 from pea2pea._command_line import main
 
 from ..helpers import LOCALHOST, RawListener, RawPeer, wait_until
 from .program import finish, running, show
 
+HELP = pea2pea._command_line.__doc__ or ""
 SAID = [b"one\r\n", b"\0\xff\x1b\n", b"tail without an end"]
 
 
@@ -45,6 +49,9 @@ async def test_a_record_of_a_listener_is_replayed(tmp_path: Path) -> None:
         "initiator",
     ]
     assert events[2]["text"] == "one\r"
+    for event in events:  # the help tells of each, and of what it has
+        assert re.search(rf"^    {event['event']}\b", HELP, re.MULTILINE)
+        assert not [key for key in event if key not in HELP and not hasattr(Heuristics(), key)]
     assert "text" not in events[3]
     assert events[5]["hex"] == SAID[2].hex()
 
@@ -119,6 +126,19 @@ async def test_replay_of_connections_and_pauses(tmp_path: Path) -> None:
     assert replay.code == 0
 
 
+async def test_a_record_by_hand(tmp_path: Path) -> None:
+    """A connection may have any name."""
+    path = tmp_path / "talk.jsonl"
+    entry = {"time": 1, "sender": "initiator", "connection": ["any", "name"], "wire": "610a"}
+    path.write_text(f"{json.dumps(entry)}\n" * 2)
+    with RawListener.open() as listener:
+        async with running("replay", str(path), show(listener.addr)) as replay:
+            with await listener.accept() as peer:
+                assert await peer.receive_all() == b"a\na\n"
+            await replay.finished.wait()
+    assert replay.code == 0
+
+
 async def test_a_peer_that_leaves_early_fails_the_replay(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     entry = {"event": "message", "connection": 1, "sender": "initiator", "wire": "610a"}
@@ -139,6 +159,9 @@ async def test_a_peer_that_leaves_early_fails_the_replay(tmp_path: Path) -> None
         (b"no JSON\n", "line 1: no line of a record"),
         (b'{"time": 1, "sender": "responder"}\n[]\n', "line 2: no line of a record"),
         (b'{"sender": "initiator", "time": 1, "connection": 1, "wire": "xyz"}\n', "line 1: no line of a record"),
+        (b'{"sender": "initiator", "time": NaN, "connection": 1, "wire": ""}\n', "line 1: no line of a record"),
+        (b'{"sender": "initiator", "time": [], "connection": [], "wire": ""}\n', "line 1: no line of a record"),
+        (b'{"sender": "initiator", "time": 1e999, "connection": 1, "wire": ""}\n', "line 1: no line of a record"),
         (b"\xff\n", "no line of a record"),
         (None, "No such file or directory; correct the path"),
     ],
