@@ -58,8 +58,8 @@ class Heuristics:
     """Received bytes that an end gave up, whoever wanted it, in whole chunks as they were read (up to 256 KiB each).
 
     A chunk counts unless all messages in it were processed, or counted as dropped; for each connection that are two
-    chunks at most. Not counted are what is no valid frame, what a decoder keeps of an incomplete message, and what
-    arrives when the end has begun, which nobody looks at.
+    chunks at most. Not counted are what is no valid frame, what a decoder keeps of an incomplete message, what arrives
+    when the end has begun, which nobody looks at, and what comes to a node without Reading.
     """
     hook_errors: int = 0
     """Exceptions that left the user's hooks, codecs and background tasks, and were bugs there.

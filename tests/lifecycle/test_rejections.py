@@ -158,3 +158,4 @@ async def test_who_comes_when_the_node_is_closing_is_counted(by: str) -> None:
             await node.shut_down()
     assert node.heuristics.inbound_rejections == 1
     assert [stream.closed for stream in transport.streams] == [True]
+    assert not node.connecting
