@@ -527,7 +527,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.contexts = make_contexts(options)
         import_module(options.loop)
-        record = Path(options.record).open("wb", buffering=0) if options.record else None  # noqa: SIM115  # a `with` would hold errors of the run
+        record = Path(options.record).open("wb", buffering=0) if options.record else None  # noqa: SIM115  # see below
     except ImportError:
         parser.error("--loop trio needs trio, which is not installed; install it, or leave the option out")
     except OSError as error:
