@@ -15,7 +15,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "examples", "interop"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "examples", "interop"]
 
 
 def install(session: nox.Session, *groups: str, pins: tuple[str, ...] = ()) -> None:
@@ -140,6 +140,13 @@ def examples(session: nox.Session) -> None:
     """Run every example through its command line, and look at what it prints."""
     install(session, "test", "examples")
     session.run("python", "-m", "pytest", "tests/examples", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the manual in `site`; a warning, a dead link or a public name without a docstring is an error."""
+    install(session, "docs")
+    session.run("python", ".manual/build.py", *(session.posargs or ["site"]))
 
 
 @nox.session

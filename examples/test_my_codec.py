@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hypothesis import strategies
 
 from pea2pea import FrameError
-from pea2pea.testing import check_codec
+from pea2pea.testing import Strategy, check_codec
 
 HEADER = struct.Struct("!BBH")  # row, column, and the length of the comment
 
@@ -61,7 +61,8 @@ class MoveCodec:
 
 
 MOVES = [Move(0, 0), Move(255, 255, "I win."), Move(1, 2, "é" * 0x7FFF)]
-ANY_MOVE = strategies.builds(Move, strategies.integers(0, 255), strategies.integers(0, 255), strategies.text())
+BYTE = strategies.integers(0, 255)
+ANY_MOVE: Strategy[Move] = strategies.builds(Move, BYTE, BYTE, strategies.text())
 
 
 def test_moves_arrive_however_the_stream_is_cut() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pea2pea
+from pages import PAGES, snippets
 
 from .other_checkers import CHECKERS, differences, written
 
@@ -144,6 +145,13 @@ def test_the_stubs_say_what_the_package_has(monkeypatch: pytest.MonkeyPatch) -> 
     options = ("--ignore-missing-stub", "--allowlist", "stubs/allowlist.txt", "--ignore-unused-allowlist", "--concise")
     done = check("mypy.stubtest", *options, "noise", where=ROOT)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_manuals_snippets_are_strictly_typed(tmp_path: Path) -> None:
+    names = [f"page_{name}.py" for name in PAGES]
+    for name, file in zip(PAGES, names, strict=True):
+        (tmp_path / file).write_text("\n".join(snippets((ROOT / ".manual" / f"{name}.md").read_text())))
+    assert mypy(tmp_path, *names).startswith("Success")
 
 
 def test_the_readmes_mistake_gets_the_error_it_tells_of(tmp_path: Path) -> None:
