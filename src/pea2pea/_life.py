@@ -14,6 +14,7 @@ from typing import Any
 from anyio import current_time, get_cancelled_exc_class
 
 from ._closing import Discarder, close_stream, end_stream, watch_for_eof
+from ._poller import Poller
 from ._session import Session, State
 from .connection import DisconnectOrigin
 from .protocols.handshake import Handshake
@@ -35,12 +36,14 @@ class Protocols:
     on_connect: tuple[OnConnect, bool] | None = None
     on_disconnect: tuple[OnDisconnect, float] | None = None
     start_services: Callable[[], None] = lambda: None
+    poller: Poller | None = None
 
 
 async def run_established(session: Session, protocols: Protocols) -> None:
     """Run a connection that is in `Node.connections` to the end of its stream."""
     if isinstance(session.base, TCPStream):
         session.base.held = True
+        session.base.poller = protocols.poller
     on_disconnect = protocols.on_disconnect
     reader, writer, greeting = _start_protocols(session, protocols)
     await _run_open(session, reader, greeting)

@@ -39,6 +39,7 @@ from ._closing import close_stream
 from ._connecting import Acceptor, Connector, Shared
 from ._dialling import Dialler
 from ._life import Protocols
+from ._poller import HAS_EPOLL, Poller
 from ._report import Reporter, find_interrupt, name_background_task
 from ._session import Session, State
 from ._tasks import Tasks, call_at_end
@@ -384,6 +385,9 @@ class _Run:
         self._fatal: BaseException | None = None  # what comes out of the block, and was not raised in it
         self._block: CancelScope | None = None
         shared.protocols.start_services = self._start_services
+        if HAS_EPOLL:
+            shared.protocols.poller = poller = Poller()
+            poller.start = lambda: self._start_service("poller", poller.run)
 
     # The block
 

@@ -36,6 +36,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
 from ._address import Address, canonical, from_sockaddr, is_local, literal, reachable, show, sockaddr
+from ._poller import Poller
 from .codecs import Chunk
 
 if sys.platform != "win32":
@@ -291,18 +292,23 @@ class TCPStream(ByteStream):
     overrides `readable`, `writable`, `unacknowledged` and `_release`.
     """
 
-    __slots__ = ("_back", "_half_sent", "_mark", "_receiving", "_senders", "_size", "_sock", "held")
+    __slots__ = (
+        "_back", "_drained", "_half_sent", "_mark", "_receiving", "_senders", "_size", "_sock", "held", "poller",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
         self._back = b""  # what was put back
+        self._drained = False  # the last read has taken all there was, and to wait is cheaper than to try again
         self._mark = 1  # bytes from which on the kernel calls the socket readable
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come
         self.held: bool = False
         """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
+        self.poller: Poller | None = None
+        """What may wait for the socket in place of the event loop."""
         with suppress(OSError):  # a Unix socket has none of these
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -310,7 +316,8 @@ class TCPStream(ByteStream):
     def receive_nowait(self, max_bytes: int = 0) -> bytes | None:
         """What is there, b"" at the end of the stream, None if there is nothing yet; `OSError` as the system says.
 
-        Without `max_bytes` the size of a read follows what comes. Raises `BusyResourceError` while a `receive` waits.
+        Without `max_bytes` the size of a read follows what comes. Where a poller waits, after a read that has taken all
+        None is returned once without a look. Raises `BusyResourceError` while a `receive` waits.
         """
         if self._receiving:
             raise BusyResourceError("receiving from")
@@ -318,10 +325,14 @@ class TCPStream(ByteStream):
         if self._back:
             data, self._back = self._back[:size], self._back[size:]
             return data
+        if self._drained:
+            self._drained = False
+            return None
         try:
             data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
             return None
+        self._drained = 0 < len(data) < size and self.poller is not None and self.poller.in_use
         if not max_bytes:
             if len(data) == size:
                 self._size = min(size * 4, READ_MAX)
@@ -380,7 +391,11 @@ class TCPStream(ByteStream):
 
     def readable(self) -> Awaitable[None]:
         """Wait until there is something to receive; `OSError` if the socket cannot be waited for."""
-        return checkpoint() if self._back else _ready(wait_readable, self._sock)
+        if self._back:
+            return checkpoint()
+        if self.poller is not None and self.poller.count(self._sock):
+            return self.poller.wait(self._sock)
+        return _ready(wait_readable, self._sock)
 
     def writable(self) -> Awaitable[None]:
         """Wait until the kernel takes more; `OSError` if the socket cannot be waited for."""
@@ -476,6 +491,8 @@ class TCPStream(ByteStream):
                 _disconnect(sock)
             else:
                 sock.shutdown(socket.SHUT_RDWR)
+        if self.poller is not None:
+            self.poller.forget(sock)
         _forget(sock)
 
     def unacknowledged(self) -> int | None:

@@ -22,6 +22,7 @@ ORDER = (
     "_clock",
     "_context",
     "codecs",
+    "_poller",
     "transport",
     "connection",
     "_report",

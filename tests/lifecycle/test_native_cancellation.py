@@ -19,6 +19,7 @@ from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
 from tests.conftest import LOOPS, open_sockets
 
 from ..helpers import ALL, RawListener, User, above_info, connect, two_nodes, wait_until
+from ..transport.test_poller import many_peers
 from .cancelling import MEDIA, TURNS, Call, Cancelled, Sweep
 
 if TYPE_CHECKING:
@@ -578,3 +579,16 @@ async def test_a_hook_that_caught_the_errors_of_a_task_group_is_no_bug(
         assert peer.received == [b"%d" % number for number in range(100)]
     assert node.heuristics.hook_errors == 0
     assert not above_info(caplog)
+
+
+async def test_cancelled_poller() -> None:
+    """All reading of many connections goes through its task; it goes on without, and then there is a new one."""
+    async with many_peers() as peers:
+        for _ in range(3):
+            await peers.talk_until_it_is_used()
+            await turns(10)
+            (task,) = [task for task in asyncio.all_tasks() if "poller" in task.get_name()]
+            task.cancel()
+            await peers.talk(rounds=2)
+        assert not peers.user.ended
+        assert not task.done()  # it serves again

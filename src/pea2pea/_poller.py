@@ -1,0 +1,108 @@
+"""One wait of the event loop's for many sockets: where each of them has its own, that costs more than what it reads.
+
+Rule 1: it is used only while many sockets wait in turn; for a few it would be a detour.
+Rule 2: nobody depends on it. When its task ends, all who wait are woken, look, and wait in the event loop's way. Being
+woken for nothing is therefore usual.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from anyio import BusyResourceError, ClosedResourceError, Event, notify_closing, sleep, wait_readable
+from anyio.lowlevel import checkpoint
+
+HAS_EPOLL = hasattr(select, "epoll")  # on Linux, that is
+WAITS, MANY = 16, 4  # it is used if so many waits in a row were those of so many sockets
+_PAUSE = 1.0  # seconds until the next try if the system has no descriptor for it
+
+
+class Poller:
+    """Waits until sockets are readable, with an epoll of its own, for which one task waits.
+
+    `start` starts that task, `run`, if it is not running.
+    """
+
+    def __init__(self) -> None:
+        self.start: Callable[[], object] = lambda: None
+        self._epoll: select.epoll | None = None  # while the task runs
+        self._waiting: dict[int, Event] = {}  # by descriptor
+        self._recent: set[int] = set()  # who has waited lately,
+        self._waits = 0  # ... and how often that was
+        self._many = False
+        self.in_use: bool = False
+        """Whether it waits for all that wait from now on."""
+
+    def count(self, sock: socket.socket) -> bool:
+        """Take note of a socket that is to be waited for; return whether to do that here."""
+        self._recent.add(sock.fileno())
+        self._waits += 1
+        if self._waits == WAITS:
+            self._many = len(self._recent) >= MANY
+            self._recent.clear()
+            self._waits = 0
+            if self._many and self._epoll is None:
+                self.start()
+            self.in_use = self._many and self._epoll is not None
+        return self.in_use
+
+    async def wait(self, sock: socket.socket) -> None:
+        """As AnyIO's `wait_readable`, but it may return too early."""
+        number, epoll = sock.fileno(), self._epoll
+        assert epoll is not None
+        if number < 0:
+            raise ClosedResourceError
+        if number in self._waiting:
+            raise BusyResourceError("reading from")
+        try:
+            epoll.modify(number, _ONCE)  # which tells at once if there is something already
+        except FileNotFoundError:
+            epoll.register(number, _ONCE)
+        self._waiting[number] = event = Event()
+        try:
+            await event.wait()
+        finally:
+            if self._waiting.get(number) is event:
+                del self._waiting[number]
+        if sock.fileno() < 0:
+            raise ClosedResourceError
+
+    def forget(self, sock: socket.socket) -> None:
+        """Wake who waits for a socket that is about to be closed."""
+        number = sock.fileno()
+        if self._epoll is not None:
+            with suppress(OSError, ValueError):  # closing it does not do that where a forked child has it, too
+                self._epoll.unregister(number)
+        self._wake(number)
+
+    def _wake(self, number: int) -> None:
+        event = self._waiting.pop(number, None)
+        if event is not None:
+            event.set()
+
+    async def run(self) -> None:
+        """Be the task."""
+        try:
+            epoll = self._epoll = select.epoll()
+        except OSError:
+            await sleep(_PAUSE)
+            return
+        try:
+            while True:
+                found = epoll.poll(0)
+                for number, _ in found:
+                    self._wake(number)
+                await (checkpoint() if found else wait_readable(epoll))
+        finally:
+            self._epoll, self.in_use = None, False
+            with suppress(OSError, ValueError, RuntimeError):
+                notify_closing(epoll)
+            epoll.close()
+            for number in list(self._waiting):
+                self._wake(number)
+
+
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT if HAS_EPOLL else 0
