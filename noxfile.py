@@ -68,6 +68,14 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "not stress", *session.posargs)
 
 
+@nox.session(python=PYTHONS[-1])
+@nox.parametrize("variant", ["debug", "eager"])
+def variants(session: nox.Session, variant: str) -> None:
+    """Run the tests on asyncio alone, in its debug mode and with eager tasks."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", "-m", "not stress", *session.posargs, env={"PEA2PEA_ASYNCIO": variant})
+
+
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """Run the tests with the oldest versions of the dependencies that the package allows."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +33,17 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 if sys.platform == "win32":
     del LOOPS["uvloop"]
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop of asyncio whose tasks begin at once (Python 3.12 and newer)."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    return loop
+
+
+if VARIANT := os.environ.get("PEA2PEA_ASYNCIO"):  # see `nox -s variants`
+    LOOPS = {"asyncio": ("asyncio", {"debug": {"debug": True}, "eager": {"loop_factory": eager_loop}}[VARIANT])}
 
 
 @pytest.fixture(params=LOOPS.values(), ids=tuple(LOOPS))

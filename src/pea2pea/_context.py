@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -43,8 +43,7 @@ def run_in(
                     if on_resume is not None:
                         on_resume()
             except StopIteration as result:
-                value: T = result.value
-                return value
+                return cast("T", result.value)  # which may be an error: a local variable would keep it, as above
             except GeneratorExit:
                 raise
             except BaseException as error:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 
-@pytest.fixture(params=[loop for loop in LOOPS.values() if loop[0] == "asyncio"], ids=lambda loop: str(loop[1]))
+ON_ASYNCIO = {name: loop for name, loop in LOOPS.items() if loop[0] == "asyncio"}
+
+
+@pytest.fixture(params=ON_ASYNCIO.values(), ids=ON_ASYNCIO)
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 

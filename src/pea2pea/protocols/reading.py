@@ -257,6 +257,7 @@ class Reader(Generic[M]):
     async def _receive(self) -> bytes:
         """Return the next chunk, b"" at the end of the stream; an error ends the connection."""
         session, direct = self._session, self._direct
+        data: bytes | None = None
         try:
             if _clock.now() >= self._until:
                 await checkpoint()
@@ -264,20 +265,21 @@ class Reader(Generic[M]):
             if direct is None:
                 data = await session.stream.receive(TAKE_MAX)
             else:
-                while (received := direct.receive_nowait()) is None:
+                while (data := direct.receive_nowait()) is None:
                     direct.expect(self._missing())
                     await direct.readable()
                     self._restart_slice()
-                data = received
         except EndOfStream:
             data = b""
-        except Exception as error:  # whatever a stream raises: it is lost
+        except Exception as error:  # noqa: BLE001  # whatever a stream raises: it is lost
             if isinstance(error, FrameError):  # one with frames of its own, like Noise's
                 self._decoder_failed(error)
             session.end(DisconnectOrigin.READING, error, broken=True)
             self._leave()
-            await Event().wait()  # until it is cancelled
-            raise
+        while (
+            data is None
+        ):  # until it is cancelled; within `except` Python 3.10 would give the error its traceback back
+            await Event().wait()
         if not data:
             self.drain()
         self._ahead = len(data)
