@@ -6,15 +6,23 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pea2pea.testing import Network
+from pea2pea.testing.network import _Socket, _Stream
+from pea2pea.transport import TCPTransport, default_transport
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from anyio.abc import ByteStream
 
 sys.path.append(str(Path(__file__).parents[1] / ".manual"))
 
@@ -63,6 +71,32 @@ def open_sockets() -> set[str]:
         if target.startswith("socket:"):
             found.add(target)
     return found
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--simulated", action="store_true", help="nodes without a transport are on a simulated network, not on TCP"
+    )
+
+
+@pytest.fixture(autouse=True)
+def simulated(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Under `--simulated`: one host, on which everything is; nothing may be left open there."""
+    if not request.config.getoption("--simulated"):
+        yield
+        return
+    host, wrap = Network().host("127.0.0.1"), TCPTransport.wrap
+
+    def wrap_simulated(sock: socket.socket) -> ByteStream:
+        given = cast("object", sock)
+        return _Stream(given) if isinstance(given, _Socket) else wrap(sock)
+
+    token = default_transport.set(host)
+    with patch.multiple(TCPTransport, wrap=staticmethod(wrap_simulated), dial=host.dial, listen=host.listen):
+        yield
+    default_transport.reset(token)
+    assert not host.sockets
+    assert not host.listeners
 
 
 @pytest.fixture(autouse=True)

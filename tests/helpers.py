@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
 from anyio import (
@@ -27,7 +27,9 @@ from typing_extensions import Self
 
 from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Outbox, Transport
 from pea2pea.codecs import Codec, LengthDelimitedCodec
-from pea2pea.testing import wait_until
+from pea2pea.testing import Host, wait_until
+from pea2pea.testing.network import _Listener, _Socket, _Stream
+from pea2pea.transport import default_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
@@ -224,11 +226,26 @@ async def turns(count: int = 10) -> None:
         await checkpoint()
 
 
+def simulated_host() -> Host | None:
+    """Where the test runs, under `--simulated`."""
+    host = default_transport.get()
+    return host if isinstance(host, Host) else None
+
+
+def plain_socket(stream: ByteStream) -> socket.socket:
+    """The socket of a stream on the simulated network."""
+    return cast("socket.socket", cast("_Stream", stream)._simulated)
+
+
 class RawPeer:
-    """A peer without the library: a plain socket, which reads nothing unless it is told to."""
+    """A peer without the library: a plain socket, which reads nothing unless it is told to.
+
+    Under `--simulated` it is a socket of the simulated network.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        if not isinstance(cast("object", sock), _Socket):
+            sock.setblocking(False)
         self.sock = sock
         self.addr: Address = sock.getsockname()[:2]
         """Under which a node that it has dialled knows it."""
@@ -236,6 +253,9 @@ class RawPeer:
     @classmethod
     async def dial(cls, addr: Address, *, receive_buffer: int | None = None, bind: str | None = None) -> RawPeer:
         """Connect to a node; to have little room for what it sends, with a small receive buffer."""
+        if (host := simulated_host()) is not None:
+            stream = await host.dial(addr, local_addr=None if bind is None else (bind, 0))
+            return cls(plain_socket(stream))
         sock = socket.socket(socket.AF_INET6 if ":" in addr[0] else socket.AF_INET)
         try:
             sock.setblocking(False)
@@ -261,7 +281,14 @@ class RawPeer:
             try:
                 rest = rest[self.sock.send(rest) :]
             except BlockingIOError:
-                await wait_writable(self.sock)
+                await self.ready("writer")
+
+    async def ready(self, which: Literal["reader", "writer"]) -> None:
+        """Wait until something can be received, or sent."""
+        if isinstance(sock := cast("object", self.sock), _Socket):
+            await sock.wait(which, sock.is_readable if which == "reader" else sock.is_writable)
+        else:
+            await (wait_readable if which == "reader" else wait_writable)(self.sock)
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """Some bytes; b"" at the end of the stream."""
@@ -269,7 +296,7 @@ class RawPeer:
             try:
                 return self.sock.recv(max_bytes)
             except BlockingIOError:
-                await wait_readable(self.sock)
+                await self.ready("reader")
 
     async def receive_exactly(self, count: int) -> bytes:
         """So many bytes; `EndOfStream` if the stream ends before."""
@@ -305,13 +332,17 @@ class RawPeer:
 
     def reset(self) -> None:
         """Close without a goodbye: the node gets a reset."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
+        if isinstance(sock := cast("object", self.sock), _Socket):
+            sock.close(reset=True)
+        else:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close()
 
     def close(self) -> None:
         """Close, as a program does that has read all."""
         if self.sock.fileno() >= 0:
-            notify_closing(self.sock)
+            if not isinstance(cast("object", self.sock), _Socket):
+                notify_closing(self.sock)
             self.sock.close()
 
     def __enter__(self) -> Self:
@@ -334,6 +365,13 @@ class RawListener:
         cls, host: str = LOCALHOST, *, backlog: int = 128, receive_buffer: int | None = None
     ) -> Generator[RawListener]:
         """Listen at a free port."""
+        if (simulated := simulated_host()) is not None:
+            listener = SimulatedListener(simulated, host, backlog)
+            try:
+                yield listener
+            finally:
+                listener.listener.close()
+            return
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             sock.setblocking(False)
             if receive_buffer is not None:
@@ -349,6 +387,18 @@ class RawListener:
                 return RawPeer(self.sock.accept()[0])
             except BlockingIOError:
                 await wait_readable(self.sock)
+
+
+class SimulatedListener(RawListener):
+    """The same, on the simulated network."""
+
+    def __init__(self, host: Host, ip: str, backlog: int) -> None:
+        self.listener = _Listener(host, host._bind((ip, 0), "listen at", reuse_port=False), backlog, reuse_port=False)
+        host.listeners.append(self.listener)
+        self.addr = self.listener.addr
+
+    async def accept(self) -> RawPeer:
+        return RawPeer(plain_socket((await self.listener.accept())[0]))
 
 
 class _Pipe:

@@ -13,10 +13,10 @@ Rule 2: what waits for a task waits for the task itself, or for an event that is
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from itertools import count
 from typing import Any, Final, cast
 
@@ -59,8 +59,11 @@ Made_by_decoder_and_taken_by_process_message = TypeVar("Made_by_decoder_and_take
 Taken_by_encoder = TypeVar("Taken_by_encoder", default=Any)
 Ts = TypeVarTuple("Ts")
 
-_numbers = count()
 _POLL = 0.05  # seconds between two looks at what was cancelled, once something was
+
+
+node_numbers: ContextVar[Iterator[int]] = ContextVar("pea2pea_node_numbers", default=count())  # noqa: B039  # shared on purpose
+"""The numbers of nodes without a name. A simulation counts its own, so that a run does not depend on those before."""
 
 
 class Node(anyio.AsyncContextManagerMixin):
@@ -86,7 +89,7 @@ class Node(anyio.AsyncContextManagerMixin):
             raise TypeError(f"config must be a Config, not {config!r}")
         self.config: Final[Config] = config
         """What it was made with; it does not change."""
-        self.name: Final[str] = str(next(_numbers)) if config.name is None else config.name
+        self.name: Final[str] = str(next(node_numbers.get())) if config.name is None else config.name
         """The name given in the config, or a number of its own."""
         self.stats: Final[Stats] = Stats()
         """What went over all its connections, past ones included."""

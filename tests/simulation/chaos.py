@@ -1,9 +1,10 @@
 """Nodes that do everything at random, on a network where everything happens; an account of each end of a connection.
 
 `nox -s chaos -- --seeds 1-2000 --backend trio` simulates these seeds on one event loop (else it is both), and goes on
-after a failure. A seed decides how many nodes there are, how often they do what, and what the network is
-like. A seed divisible by 3 has a calm network, without crashes, cuts and losses: there a message that does not arrive
-has no excuse. `nox -s chaos -- --mutants` puts bugs into the library, one at a time, and says which seed finds each.
+after a failure; with `--digests` two runs can be compared. A seed decides how many nodes there are, how often they do
+what, and what the network is like. A seed divisible by 3 has a calm network, without crashes, cuts and losses: there a
+message that does not arrive has no excuse. `nox -s chaos -- --mutants` puts bugs into the library, one at a time, and
+says which seed finds each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from itertools import product
 from math import inf
 from random import Random
@@ -40,6 +41,7 @@ from pea2pea import (
     Side,
 )
 from pea2pea._report import Reporter
+from pea2pea._session import Session
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols.writing import Writer
 from pea2pea.testing import Host, Link, Simulation, simulate
@@ -75,10 +77,13 @@ class End:
         self.events: list[str] = []
         self.origin: DisconnectOrigin | None = None
         self.asked = inf  # when this end began to end, or earlier
+        self.closed = inf  # when it was removed
         self.aborted = False
-        self.gave_up = False  # something queued, or something received
+        self.gave_up: set[str] = set()  # something queued ("unsent"), or something received ("unprocessed")
         self.greeting_since = inf  # when `on_connect` has begun, while it runs
         self.busy_until = 0.0  # `process_message` runs (inf), or when it last did
+        self.busy_since = inf  # when it began
+        self.is_unwanted = False  # somebody here wants it to end
 
     def encode(self, size: int) -> bytes:
         frame = self.framing.encode(HEADER.pack(self.name, self.accepted) + bytes(min(size, LARGEST // 2)))
@@ -95,7 +100,12 @@ class End:
     @property
     def is_excused(self) -> bool:
         """Whether what was on its way from or to this end may be lost."""
-        return self.aborted or self.gave_up or self.life.is_doomed
+        return self.aborted or self.life.is_doomed
+
+    @property
+    def was_in_time(self) -> bool:
+        """Whether its orderly end was over before the grace period was."""
+        return self.closed < min(self.asked, self.life.closing) + self.life.grace - 0.01
 
     def __repr__(self) -> str:
         connection = self.connection
@@ -110,10 +120,12 @@ class Life:
         self.name = f"{ip}/{world.count_life(ip)}"
         self.rng = rng = Random(f"{world.sim.seed} {self.name}")
         rough = not world.is_calm
-        self.grace = rng.choice([0, 0.3, 2, GRACE]) if rough else GRACE
+        self.grace = rng.choice([0, 0.3, 2, GRACE]) if rough else rng.choice([0.5, GRACE, GRACE])
         self.handshake = rng.choice([0.3, HANDSHAKE]) if rough else HANDSHAKE
         self.wrap = rng.choice([None, None, Wrapped, NoEof])
-        self.is_slow = rng.random() < 0.3
+        self.slowness = rng.choice([0, 0, 0.2, 0.8])  # the probability that a message takes a while
+        self.is_silent = rng.random() < 0.2  # it sends nothing
+        self.scopes: dict[anyio.CancelScope, None] = {}  # around what it is doing
         self.is_doomed = False  # crashed, killed, or ended by SystemExit
         self.closing = inf  # when it was told to end
         self.planted = self.calls = 0
@@ -136,6 +148,7 @@ class Life:
         self.node.enable_on_disconnect(self, timeout=HOOK)
         self.actions: dict[str, Callable[[], Awaitable[object]]] = {
             "connect": self.connect, "adopt": self.adopt, "disconnect": self.disconnect, "say": self.say_much,
+            "farewell": self.farewell,
             "send": self.send, "deliver": self.deliver, "drain": self.drain, "broadcast": self.broadcast,
             "listen": self.listen, "pause": self.pause, "task": self.start_task, "shut_down": self.shut_down,
         }  # fmt: skip
@@ -166,6 +179,9 @@ class Life:
         end.peer = int.from_bytes(received, "big")
         if self.rng.random() < 0.05:
             raise ValueError("not today")
+        if self.rng.random() < 0.05:
+            for scope in list(self.scopes):  # whoever waits for this very handshake is among them
+                scope.cancel()
         return stream if self.wrap is None else self.wrap(stream)
 
     def encoder(self, connection: Connection) -> End:
@@ -190,21 +206,25 @@ class Life:
         end.got = message + 1
         if end.busy_until == inf:
             self.fault("two messages at once", end)
-        end.busy_until = inf
+        end.busy_since, end.busy_until = current_time(), inf
         try:
             await self.handle(source)
         finally:
+            if self.rng.random() < 0.1:
+                with anyio.CancelScope(shield=True):  # it takes a while to leave, cancelled or not
+                    await anyio.sleep(self.rng.random() / 100)
             end.busy_until = current_time()
+            if "on_disconnect" in end.events:
+                self.fault("on_disconnect during process_message", end)
 
     async def handle(self, source: Connection) -> None:
-        if self.is_slow:
-            await self.dawdle(0.2, 3)
+        await self.dawdle(self.slowness, 3)
         self.plant()
         if self.rng.random() < 0.15:
             self.say(source)
         elif self.rng.random() < 0.02:
             await self.end(source)
-        elif self.is_slow and self.rng.random() < 0.02:
+        elif self.slowness and not self.is_silent and self.rng.random() < 0.02:
             await self.outbox.send(source, self.a_size())
         await self.misbehave(source)
 
@@ -228,6 +248,8 @@ class Life:
         if current_time() < min(end.greeting_since, end.asked, self.closing) + self.grace and end.greeting_since < inf:
             # else it may have been given up
             self.fault("on_disconnect during on_connect", end)
+        if isinstance(connection.cause, RuntimeError):
+            self.fault("a task of the library's was cancelled", end)
         self.world.note(self, "on_disconnect", connection, origin.name, connection.cause)
         self.say(connection)
         await self.dawdle()
@@ -258,7 +280,7 @@ class Life:
     # The actions
 
     async def act(self) -> None:
-        names = list(self.actions)
+        names = [name for name in self.actions if not (self.is_silent and name in {"send", "deliver", "broadcast"})]
         (name,) = self.rng.choices(names, [self.world.weights[name] for name in names])
         if name == "shut_down" and self.rng.random() < 0.9:
             return
@@ -266,7 +288,11 @@ class Life:
         in_time = inf if self.rng.random() < 0.7 else self.rng.expovariate(1)
         try:
             with anyio.move_on_after(in_time) as scope:
-                await self.actions[name]()
+                self.scopes[scope] = None
+                try:
+                    await self.actions[name]()
+                finally:
+                    del self.scopes[scope]
             if scope.cancelled_caught:
                 self.world.done["cancelled"] += 1
         except (OSError, NodeError, HandshakeError) as error:
@@ -280,8 +306,9 @@ class Life:
         return self.rng.choice(connections) if connections else None
 
     def say(self, connection: Connection) -> None:
-        with suppress(NodeError):
-            self.outbox.send_nowait(connection, self.a_size())
+        if not self.is_silent:
+            with suppress(NodeError):
+                self.outbox.send_nowait(connection, self.a_size())
 
     async def connect(self) -> None:
         with self.limited("connect", DIAL + HANDSHAKE + 2 * GRACE + HOOK + 1):
@@ -298,8 +325,16 @@ class Life:
         end = self.ends[connection]
         if connection.origin is None:
             end.asked = min(end.asked, current_time())
-        end.aborted = end.aborted or abort
+        end.is_unwanted, end.aborted = True, end.aborted or abort
         await self.node.disconnect(connection, abort=abort)
+
+    async def farewell(self) -> None:
+        """Say much to a peer that may be talking, too, and disconnect it at once."""
+        if (connection := self.a_connection()) is not None:
+            for _ in range(self.rng.randrange(1, 100)):
+                self.say(connection)
+            with self.limited("farewell", 2 * GRACE + HOOK + 1):
+                await self.end(connection)
 
     async def disconnect(self) -> None:
         if (connection := self.a_connection()) is not None:
@@ -464,8 +499,8 @@ class World:
         self._names = 0
         count = self.rng.choice([2, 3, 5, 8, 8, 16, 32])
         self.hosts = [sim.host(f"10.0.0.{number}", self.live, f"10.0.0.{number}") for number in range(1, count + 1)]
-        kinds = ["connect", "adopt", "disconnect", "say", "send", "deliver", "drain", "broadcast", "listen", "pause"]
-        self.weights = {kind: self.rng.random() ** 2 for kind in [*kinds, "task", "shut_down"]}
+        kinds = ["connect", "adopt", "disconnect", "farewell", "say", "send", "deliver", "drain", "broadcast", "listen"]
+        self.weights = {kind: self.rng.random() ** 2 for kind in [*kinds, "pause", "task", "shut_down"]}
         self.weights["connect"] += 0.5
         buffers = [300, 5_000, 65_536] if not self.is_calm else [300, 65_536]
         sim.network.send_buffer, sim.network.receive_buffer = self.rng.choice(buffers), self.rng.choice(buffers)
@@ -680,6 +715,8 @@ class World:
             self.fault("more has come than was sent", end, peer)
         if peer.origin not in ORDERLY or peer.is_excused or end.is_excused:
             return
+        if "unsent" in peer.gave_up or "unprocessed" in end.gave_up:
+            return
         self.done["orderly"] += 1
         if peer.connection.stats.messages_sent != peer.accepted:
             self.fault("sent", peer.connection.stats.messages_sent, "of", peer.accepted, peer)
@@ -689,6 +726,7 @@ class World:
                 self.fault("lost:", peer.accepted - end.got, "of", peer.accepted, "from", peer, "to", end)
         elif (
             self.is_calm
+            and (peer.was_in_time or not end.accepted)  # else it had to reset what came later
             and end.origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING)
             and not isinstance(end.connection.cause, Planted)
         ):
@@ -702,9 +740,23 @@ class World:
         connection = None if addr is None else life.node.connections.get(addr)
         if connection is not None:
             end = life.ends[connection]
-            end.gave_up = True
+            end.gave_up.add(what)
             if self.is_calm and what == "unsent" and connection.origin in ORDERLY and not end.aborted:
                 self.check_excuse(end, min(end.asked, life.closing))
+            if (
+                self.is_calm
+                and what == "unprocessed"
+                and connection.origin is DisconnectOrigin.READING
+                and connection.cause is None
+                and not (end.is_unwanted or life.closing < inf or life.is_doomed)
+                and current_time() - end.busy_since < life.grace - 0.01  # that a handler has for each message
+            ):
+                self.fault("gave up what the peer had sent before its clean close", end)
+
+    def note_closed(self, connection: Connection) -> None:
+        for life in self.lives:
+            if connection in life.ends:
+                life.ends[connection].closed = current_time()
 
     def check_excuse(self, end: End, since: float) -> None:
         others = [
@@ -737,7 +789,7 @@ class ErrorRecords(logging.Handler):
 @contextmanager
 def observed(world: World) -> Generator[None]:
     """See what the library reports before limits leave out any of it."""
-    report_unsent, report_info = Reporter.unsent, Reporter.info
+    report_unsent, report_info, session_finish = Reporter.unsent, Reporter.info, Session.finish
 
     def note_unsent(self: Reporter, message: str, peer: Address, count: int) -> None:
         if "broadcast" not in message:
@@ -751,8 +803,15 @@ def observed(world: World) -> Generator[None]:
             world.fault(self.node, "has accepted beyond max_connecting")
         report_info(self, message, peer, detail)
 
+    def finish(self: Session) -> None:
+        world.note_closed(self.connection)
+        session_finish(self)
+
     loggers = [logging.getLogger(name) for name in ("pea2pea", "asyncio")]
-    with patch.object(Reporter, "unsent", note_unsent), patch.object(Reporter, "info", note_info):
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(Reporter, "unsent", note_unsent))
+        stack.enter_context(patch.object(Reporter, "info", note_info))
+        stack.enter_context(patch.object(Session, "finish", finish))
         for logger in loggers:
             logger.addHandler(world.errors)
         try:
@@ -785,6 +844,7 @@ def main() -> int:
     parser.add_argument(
         "--mutants", action="store_true", help="put bugs into the library, and see which seed finds each"
     )
+    parser.add_argument("--digests", action="store_true", help="print the digest of each seed, to compare runs")
     parser.add_argument("names", nargs="*", help="of mutants; all of them by default")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
@@ -792,16 +852,20 @@ def main() -> int:
     backends = options.backend or ["asyncio", "trio"]
     if options.mutants:
         return sum(find_mutant(name, seeds, backends) is None for name in options.names or MUTANTS)
-    return sum(run_all(seeds, backend) for backend in backends)
+    return sum(run_all(seeds, backend, tell=options.digests) for backend in backends)
 
 
-def run_all(seeds: range, backend: str) -> int:
+def run_all(seeds: range, backend: str, *, tell: bool) -> int:
     """Simulate all these seeds; how many failed."""
     done: Counter[str] = Counter()
     failed, began = 0, time.perf_counter()
     for seed in seeds:
         try:
-            done += run(seed, backend)[0]
+            more, digest = run(seed, backend)
+            done += more
+            if tell:
+                sys.stdout.write(f"{seed} {backend} {digest}\n")
+                sys.stdout.flush()
         except Exception:  # noqa: BLE001  # told, and the next seed is simulated
             failed += 1
             traceback.print_exc(limit=-1)

@@ -22,14 +22,16 @@ def test_a_seed_is_the_same_again() -> None:
     assert chaos.run(5, "asyncio") == chaos.run(5, "asyncio")
 
 
-@pytest.mark.parametrize("name", ["a free slot is not noticed", "no turns of processing", "two who write"])
+@pytest.mark.parametrize(
+    "name",
+    ["a free slot is not noticed", "no turns of processing", "messages are miscounted", "a wait before the table"],
+)
 def test_a_bug_is_found(name: str) -> None:
-    with MUTANTS[name].applied(), pytest.raises(AssertionError):
-        chaos.run(*FOUND_BY[name])
+    assert chaos.find_mutant(name, range(1, 13), ["asyncio"]) is not None
 
 
 def test_each_bug_can_be_put_in() -> None:
-    assert set(MUTANTS) >= set(FOUND_BY)
+    assert set(MUTANTS) == set(FOUND_BY)
     for mutant in MUTANTS.values():
         with mutant.applied():
             pass

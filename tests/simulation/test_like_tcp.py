@@ -21,6 +21,9 @@ from tests.helpers import wait_until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the semantics are those of Linux")
 
 
+ANY = "0.0.0.0"  # noqa: S104  # for a moment
+
+
 class World:
     """A transport, with an address to listen at; streams of it are closed at the end."""
 
@@ -309,6 +312,46 @@ async def test_only_own_addresses_can_be_listened_at(world: World) -> None:
     with pytest.raises(OSError, match="cannot ") as failure:
         await world.transport.listen(("203.0.113.1", 0), backlog=1, reuse_port=False)
     assert failure.value.errno == errno.EADDRNOTAVAIL
+
+
+async def test_a_dial_comes_from_the_address_or_the_port_that_it_is_told(world: World) -> None:
+    listener = await world.listen()
+    with pytest.raises(OSError, match="cannot dial from") as failure:
+        await world.transport.dial(listener.addr, local_addr=("::1", 0))  # type: ignore[call-arg]  # of both transports
+    assert failure.value.errno == errno.EAFNOSUPPORT
+    shared = await world.listen(reuse_port=True)
+    stream = await world.transport.dial(listener.addr, local_addr=shared.addr)  # type: ignore[call-arg]  # likewise
+    world.streams.append(cast("TCPStream", stream))
+    accepted = await world.accept(listener)
+    assert accepted.extra(SocketAttribute.remote_address) == shared.addr
+    with pytest.raises(OSError, match="connecting to") as failure:
+        await world.transport.dial(listener.addr, local_addr=shared.addr)  # type: ignore[call-arg]  # likewise
+    assert failure.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.parametrize(
+    ("place", "target", "source"),
+    [("127.0.0.5", "127.0.0.5", "127.0.0.1"), (ANY, ANY, "127.0.0.1"), ("::", "::", "::1")],
+)
+async def test_loopback_is_dialled_from_loopback(world: World, place: str, target: str, source: str) -> None:
+    listener = await world.transport.listen((place, 0), backlog=1, reuse_port=False)
+    world.listeners.append(listener)
+    (addr,) = await world.transport.resolve((target, listener.addr[1]))
+    await world.dial(addr)
+    stream, peer = await listener.accept()
+    world.streams.append(cast("TCPStream", stream))
+    assert peer[0] == source
+    assert stream.extra(SocketAttribute.family) == (socket.AF_INET6 if ":" in source else socket.AF_INET)
+
+
+async def test_a_wildcard_takes_its_own_family_and_ipv6_takes_both(world: World) -> None:
+    old = await world.transport.listen((ANY, 0), backlog=1, reuse_port=False)
+    both = await world.transport.listen(("::", 0), backlog=1, reuse_port=False)
+    world.listeners += [old, both]
+    with pytest.raises(ConnectionRefusedError):
+        await world.dial(("::1", old.addr[1]))
+    await world.dial(("127.0.0.1", both.addr[1]))
+    assert (await world.accept(both)).extra(SocketAttribute.remote_address)[0] in {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 async def test_a_listener_can_be_opened_again_at_once(world: World) -> None:

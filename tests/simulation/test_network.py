@@ -302,10 +302,10 @@ def test_a_dial_may_be_bound(run: Run) -> None:
         listener = await listen(sim.host(B))
         stream = await sim.host(A).dial((B, 4000), local_addr=(A, 5000))
         assert (await listener.accept())[1] == (A, 5000)
-        for taken, code in [((A, 5000), errno.EADDRINUSE), ((B, 0), errno.EADDRNOTAVAIL)]:
-            with pytest.raises(OSError, match="cannot bind") as failure:
+        for taken in ((A, 5000), (B, 0)):
+            with pytest.raises(OSError, match=r"connecting to|cannot dial from") as failure:
                 await sim.host(A).dial((B, 4000), local_addr=taken)
-            assert failure.value.errno == code
+            assert failure.value.errno == errno.EADDRNOTAVAIL
         await stream.aclose()
 
     run(scenario)

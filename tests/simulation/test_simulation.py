@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import anyio
 import pytest
 from anyio import current_time
 
-from pea2pea import Config, Connection, DisconnectOrigin, Node
+from pea2pea import Config, Connection, DisconnectOrigin, Node, testing
 from pea2pea.codecs import LinesCodec
 from pea2pea.testing import Simulation, simulate
 from tests.simulation.scenarios import crowd, rumour
@@ -298,3 +299,19 @@ def test_what_never_ends_is_a_failure(backend: str, scenario: str) -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
     assert ended.returncode != 0
     assert "TimeoutError: what the scenario has started does not end when it is cancelled" in ended.stderr
+
+
+def test_the_example_of_the_package_runs() -> None:
+    assert testing.__doc__ is not None
+    example = "async def scenario" + testing.__doc__.partition("async def scenario")[2].partition("\n\nWhat must")[0]
+    seen: list[str] = []
+
+    async def program(ip: str) -> None:
+        async with Node(Config(listener_addr=(ip, 4000))) as node:
+            await node.start_listening()
+            seen.append(ip)
+            await node.wait_closed()
+
+    names = {**vars(testing), "anyio": anyio, "program": program, "all_have_recovered": lambda: len(seen) % 6 == 0}
+    exec(textwrap.dedent("    " + example).replace("seeds=200", "seeds=2"), names)  # noqa: S102  # our own
+    assert len(seen) == 12

@@ -23,7 +23,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
 
@@ -31,7 +33,7 @@ from anyio import BusyResourceError, CancelScope, ClosedResourceError, Event, cu
 from anyio.lowlevel import checkpoint
 from typing_extensions import Self
 
-from .._address import Address, canonical, literal, show
+from .._address import Address, canonical, literal, reachable, show
 from ..transport import TCPStream
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ class Network:
         self._positions: dict[tuple[str, str], float] = {}  # of two hosts' latency in the link's range
         self._scheduled = 0
         self._leader: CancelScope | None = None  # around the wait of the task that runs the events
-        self._followers: dict[Event, None] = {}
+        self._waiting: dict[Event, None] = {}
 
     # What a test does with it
 
@@ -246,41 +248,52 @@ class Network:
             after += a.uplink_free - now
         return after + self.random.random() * link.jitter if link.jitter else after
 
-    def is_dropped(self, make: Callable[[], Packet]) -> bool:
-        """Whether the rule drops a packet that is sent again."""
-        return self.rule is not None and self.rule(make()).drop
+    def verdict(self, end: _End, kind: Kind, data: bytes) -> Verdict:
+        """What the rule says about a packet."""
+        return Verdict.PASS if self.rule is None else self.rule(Packet(end.local, end.remote, kind, data))
 
-    def arrival(self, a: Host, b: Host, make: Callable[[], Packet], size: int, *, once: bool) -> float | None:
-        """When a segment with so many bytes arrives; None if it does not. `once`: it is not sent again when lost."""
-        verdict = Verdict.PASS if self.rule is None else self.rule(make())
-        if verdict.drop:
-            return None
-        after, pause = self.delay(a, b, HEADER + size) + verdict.delay, RETRY_MIN
-        while self.link.loss and a is not b and self.random.random() < self.link.loss:
-            if once:
-                return None
+    def send(
+        self, end: _End, target: Host, kind: Kind, data: bytes, func: Callable[..., object], *args: object
+    ) -> bool:
+        """Let `func` be called once a segment has arrived; False if it does not.
+
+        What is lost is sent again, but for a SYN, which its sender repeats, and a reset.
+        """
+        verdict, host = self.verdict(end, kind, data), end.host
+        after, pause = self.delay(host, target, HEADER + len(data)) + verdict.delay, RETRY_MIN
+        is_lost = verdict.drop
+        while self.link.loss and host is not target and not is_lost and self.random.random() < self.link.loss:
+            is_lost = kind in {"SYN", "RST"}
             after += pause
             pause *= 2
-        at = self.now() + after
-        return math.ceil(at / self.tick) * self.tick if self.tick else at
+        if not is_lost:
+            end.last = max(end.last, self.now() + after)
+            self.deliver(end, target, func, *args)
+        return not is_lost
 
-    def deliver(self, a: Host, b: Host, at: float, func: Callable[..., object], *args: object) -> None:
-        """Call `func` at a time, on behalf of a segment from `a` to `b`, unless that is held back then."""
-        self.call_at(at, self._arrive, a, b, func, args)
+    def deliver(self, end: _End, target: Host, func: Callable[..., object], *args: object) -> None:
+        """Call `func` when an end's last segment arrives, unless what comes from there is held back then."""
+        self.call_at(max(end.last, self.now()), self._arrive, end.host, target, func, *args)
 
-    def _arrive(self, a: Host, b: Host, func: Callable[..., object], args: tuple[object, ...]) -> None:
+    def _arrive(self, a: Host, b: Host, func: Callable[..., object], *args: object) -> None:
         held = self.held.get((a.ip, b.ip)) if self.held else None
         if held is None:
             func(*args)
         else:
-            held.arrivals.append(lambda: func(*args))
+            held.arrivals.append(partial(func, *args))
 
     def call_at(self, when: float, func: Callable[..., object], *args: object) -> None:
         """Make this call when it is time."""
+        if self.tick:
+            when = math.ceil(when / self.tick) * self.tick
         self._scheduled += 1
         heappush(self.events, (when, self._scheduled, func, args))
         if self._leader is not None and when < self._leader.deadline:
             self._leader.deadline = when
+
+    def call_later(self, seconds: float, func: Callable[..., object], *args: object) -> None:
+        """Make this call after so many seconds."""
+        self.call_at(self.now() + seconds, func, *args)
 
     def _now(self) -> float:
         return current_time() if self._moment is None else self._moment
@@ -310,22 +323,21 @@ class Network:
         if self.is_driven:
             await woken.wait()
             return
+        is_leading = self._leader is None
+        self._waiting[woken] = None
         try:
-            if self._leader is not None:
-                self._followers[woken] = None
+            if not is_leading:
                 await woken.wait()
-                return
-            try:
-                while not woken.is_set():
-                    with CancelScope(deadline=self.next_event) as self._leader:
-                        await woken.wait()
-                    self.run_due()
-            finally:
-                self._leader = None
+            while not woken.is_set():
+                with CancelScope(deadline=self.next_event) as self._leader:
+                    await woken.wait()
+                self.run_due()
         finally:
-            self._followers.pop(woken, None)
-            if self._leader is None and self._followers:
-                next(iter(self._followers)).set()  # it looks around, and goes on in our place
+            del self._waiting[woken]
+            if is_leading:
+                self._leader = None
+                for other in islice(self._waiting, 1):
+                    other.set()  # it looks around, and goes on in our place
 
     def __repr__(self) -> str:
         return f"<Network of {len(self.hosts)} hosts>"
@@ -390,33 +402,41 @@ class Host:
     # What a node does with it
 
     async def resolve(self, addr: Address, /) -> Sequence[Address]:
-        """An IP literal is itself, a name is looked up in `Network.names`."""
-        host = "127.0.0.1" if addr[0] == "localhost" else self.network.names.get(addr[0], addr[0])
+        """An IP literal is itself, but the unspecified one is loopback; a name is looked up in `Network.names`."""
         await checkpoint()
+        return [reachable(self.look_up(addr))]
+
+    def look_up(self, addr: Address, /) -> Address:
+        """What an address stands for; `OSError` if nobody knows it."""
+        host = "127.0.0.1" if addr[0] == "localhost" else self.network.names.get(addr[0], addr[0])
         if literal(host) is None:
             raise socket.gaierror(socket.EAI_NONAME, f"{addr[0]!r} is no host of this network")
-        return [canonical((host, addr[1]))]
+        return canonical((host, addr[1]))
 
     def is_local(self, host: str) -> bool:
         """Whether this is an address of this very host."""
         ip = literal(host)
-        return ip is not None and (str(ip) == self.ip or ip.is_loopback)
+        return ip is not None and (str(ip) == self.ip or ip.is_loopback or ip.is_unspecified)
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
         """Listen at the host's address, its loopback address, or all of them; `OSError` as the system says."""
-        listener = _Listener(self, self._bind((await self.resolve(addr))[0], reuse_port=reuse_port), backlog)
-        listener.reuse_port = reuse_port
+        await checkpoint()
+        listener = _Listener(self, self._bind(self.look_up(addr), "listen at", reuse_port), backlog, reuse_port)
         if not self._is_void():
             self.listeners.append(listener)
         return listener
 
     async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
         """Connect to an address; `OSError` as the system says. Cancelling it closes the socket."""
-        own = addr[0] if self.is_local(addr[0]) else self.ip
-        bound = self._bind(canonical(local_addr or (own, 0)))
-        if local_addr is not None and any(sock.local == bound for sock in self.sockets):
-            raise _error(errno.EADDRINUSE, f"cannot bind to {show(bound)}")
-        sock = _Socket(self, (own, bound[1]) if bound[0] in ANY else bound, canonical(addr))
+        own = self.ip
+        if addr[0] != own and self.is_local(addr[0]):
+            own = "::1" if ":" in addr[0] else "127.0.0.1"
+        ip, port = self._bind(canonical(local_addr or (own, 0)), "dial from", reuse_port=True)
+        sock = _Socket(self, (own if ip in ANY else ip, port), canonical(addr))
+        if local_addr is not None and _is_ipv6(ip) != _is_ipv6(addr[0]):
+            raise _error(errno.EAFNOSUPPORT, f"cannot dial from {show(local_addr)}")
+        if any((other.local, other.remote) == (sock.local, sock.remote) for other in self.sockets if local_addr):
+            raise _error(errno.EADDRNOTAVAIL, f"connecting to {show(addr)} failed")
         sock.is_connecting = True
         if self._is_void():
             sock.is_void = True
@@ -435,17 +455,17 @@ class Host:
             sock.close()
             raise
 
-    def _bind(self, addr: Address, *, reuse_port: bool = False) -> Address:
+    def _bind(self, addr: Address, what: str, reuse_port: bool) -> Address:
         """The address, with a port, if a socket can have it."""
         ip, port = addr
-        if ip not in ANY and not self.is_local(ip):
-            raise _error(errno.EADDRNOTAVAIL, f"cannot bind to {show(addr)}")
+        if not self.is_local(ip):
+            raise _error(errno.EADDRNOTAVAIL, f"cannot {what} {show(addr)}")
         others = [listener for listener in self.listeners if ip in ANY or listener.addr[0] in (ip, *ANY)]
         taken = {other.addr[1] for other in others if not (reuse_port and other.reuse_port)}
         while not port or (not addr[1] and port in taken):
             port = self._port = self._port + 1 if self._port + 1 in EPHEMERAL else EPHEMERAL.start
         if port in taken:
-            raise _error(errno.EADDRINUSE, f"cannot bind to {show(addr)}")
+            raise _error(errno.EADDRINUSE, f"cannot {what} {show(addr)}")
         return ip, port
 
     def _is_void(self) -> bool:
@@ -459,7 +479,8 @@ class Host:
 
     def listeners_at(self, ip: str, port: int) -> list[_Listener]:
         """Who listens at that very address, or else at all addresses."""
-        found = [listener for listener in self.listeners if listener.addr[1] == port and listener.addr[0] in (ip, *ANY)]
+        places = {ip, "::"} if _is_ipv6(ip) else {ip, *ANY}  # "::" takes IPv4, too
+        found = [listener for listener in self.listeners if listener.addr[1] == port and listener.addr[0] in places]
         return [listener for listener in found if listener.addr[0] == ip] or found
 
     def __repr__(self) -> str:
@@ -469,10 +490,9 @@ class Host:
 class _Listener:
     """A listening socket, and its accept queue."""
 
-    reuse_port = False
-
-    def __init__(self, host: Host, addr: Address, backlog: int) -> None:
+    def __init__(self, host: Host, addr: Address, backlog: int, reuse_port: bool) -> None:
         self.addr: Address = addr
+        self.reuse_port: bool = reuse_port
         self._host = host
         self._backlog = backlog
         self._queue: deque[_Socket] = deque()
@@ -528,12 +548,12 @@ class _Listener:
 
 
 class _End:
-    """One end of a connection: what the kernel does for it."""
+    """One end of a connection: what the kernel does for it. Data and b"", the end of the stream, are sent in order."""
 
     __slots__ = (
-        "_acks", "_eof_acknowledged", "_eof_in", "_eof_out", "_eof_sent", "_flight", "_is_dead", "_is_orphan", "_last",
-        "_lost", "_reader", "_tries", "_unacknowledged", "_writer", "boot", "error", "host", "inbox", "is_closed",
-        "is_connecting", "is_void", "local", "low_mark", "network", "out", "peer", "remote",
+        "_eof_in", "_eof_out", "_eof_sent", "_flight", "_is_dead", "_is_orphan", "_lost", "_reader", "_tries",
+        "_writer", "boot", "error", "host", "inbox", "is_closed", "is_connecting", "is_void", "last", "local",
+        "low_mark", "network", "out", "peer", "remote", "unsettled",
     )  # fmt: skip
 
     def __init__(self, host: Host, local: Address, remote: Address) -> None:
@@ -541,22 +561,25 @@ class _End:
         self.local, self.remote = local, remote
         self.peer: _End = self  # until there is one
         self.error = 0
+        self.last = 0.0  # when its last segment arrives
         self.is_closed = self.is_connecting = False
         self.low_mark = 1  # bytes from which on it is readable
         self.is_void = False  # the program was killed, or the host has crashed
         self._is_orphan = False  # it belongs to no program any more
         self._is_dead = False  # a reset has come or gone
         self.inbox, self.out = bytearray(), bytearray()
-        self._unacknowledged = 0  # bytes in the send buffer, sent or not
-        self._acks: list[tuple[float, int]] = []  # when they will be acknowledged
+        self.unsettled = 0  # bytes in the send buffer, sent or not; the end counts as one
         self._flight = 0  # bytes under way
-        self._last = 0.0  # when the last segment arrives
-        self._lost: list[bytes | None] | None = None  # what did not get through, and what came behind it
+        self._lost: list[bytes] = []  # what did not get through, and what came behind it
         self._tries = 0
-        self._eof_in = False  # the peer's FIN has come
-        self._eof_out = self._eof_sent = self._eof_acknowledged = False  # our own
+        self._eof_in = self._eof_out = self._eof_sent = False
         self._reader: Event | None = None
         self._writer: Event | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is such a connection, for the kernel."""
+        return not self._is_dead and self.boot == self.host.boot
 
     # What a program makes it do
 
@@ -569,22 +592,20 @@ class _End:
             if reset or self.inbox:
                 self.give_up()
             else:
-                self._eof_out = True
-                self.push()
+                self.end()
         self.inbox.clear()
 
-    def _room(self) -> int:
-        acks, now = self._acks, self.network.now()
-        while acks and acks[0][0] <= now:
-            self._unacknowledged -= acks.pop(0)[1]
-        return self.network.send_buffer - self._unacknowledged
+    def end(self) -> None:
+        """Send the end behind all that is to be sent."""
+        if not self._eof_out:
+            self._eof_out = True
+            self.unsettled += 1
+            self.push()
 
     def take_error(self) -> int:
         """The error, which is told once (SO_ERROR)."""
         code, self.error = self.error, 0
         return code
-
-    # Sending and receiving
 
     def wake(self) -> None:
         """Let whoever waits look again."""
@@ -592,76 +613,70 @@ class _End:
             if event is not None:
                 event.set()
 
+    # Sending and receiving
+
     def push(self) -> None:
         """Send what the peer has room for, and the end behind it."""
-        if self._is_dead or self.peer is self or self.boot != self.host.boot:
+        if not self.is_up or self.peer is self:
             return
         random = self.network.random
         while self.out and (window := self.network.receive_buffer - self._flight - len(self.peer.inbox)) > 0:
             size = min(window, SEGMENT, len(self.out))
             if size > 1 and not random.randrange(FRAGMENTED):
                 size = random.randrange(1, size)
-            chunk = bytes(self.out[:size])
-            del self.out[:size]
             self._flight += size
-            self._transmit(chunk)
+            self._transmit(bytes(self.out[:size]))
+            del self.out[:size]
         if self._eof_out and not self.out and not self._eof_sent:
             self._eof_sent = True
-            self._transmit(None)
+            self._transmit(b"")
 
-    def _packet(self, item: bytes | None) -> Packet:
-        return Packet(self.local, self.remote, "FIN" if item is None else "DATA", item or b"")
+    def _transmit(self, item: bytes) -> None:
+        network, target = self.network, self.peer.host
+        if not network.send(self, target, _kind(item), item, self._arrive, item):
+            network.deliver(self, target, self._lose, item)
 
-    def _transmit(self, item: bytes | None) -> None:
-        """Send a chunk of data, or the end (None)."""
-        network, peer = self.network, self.peer
-        at = network.arrival(self.host, peer.host, lambda: self._packet(item), len(item or b""), once=False)
-        is_lost = at is None
-        self._last = max(self._last, network.now() if at is None else at)
-        network.deliver(self.host, peer.host, self._last, self._arrive, item, is_lost)
+    def _arrive(self, item: bytes) -> None:
+        if self._lost or not self._hand_over(item):
+            self._lose(item)
 
-    def _arrive(self, item: bytes | None, is_lost: bool) -> None:
-        if self._lost is not None:
-            self._lost.append(item)
-        elif is_lost or not self._hand_over(item):
-            self._lost, self._tries = [item], 0
-            self.network.call_at(self.network.now() + RETRY_MIN, self._retransmit)
+    def _lose(self, item: bytes) -> None:
+        self._lost.append(item)
+        if len(self._lost) == 1:
+            self._tries = 0
+            self.network.call_later(RETRY_MIN, self._retransmit)
 
     def _retransmit(self) -> None:
-        if self._is_dead or self.boot != self.host.boot or self._lost is None:
+        if not self.is_up:
             return
         self._tries += 1
         if self._tries > RETRIES:
             self._fail(errno.ETIMEDOUT)
             return
-        items, self._lost = self._lost, None
-        while items and not self.network.is_dropped(lambda: self._packet(items[0])) and self._hand_over(items[0]):
-            del items[0]
-        if items and not self._is_dead:
-            self._lost = items
-            self.network.call_at(self.network.now() + min(RETRY_MIN * 2**self._tries, RETRY_MAX), self._retransmit)
+        lost, network = self._lost, self.network
+        while lost and not network.verdict(self, _kind(lost[0]), lost[0]).drop and self._hand_over(lost[0]):
+            del lost[0]
+        if lost:
+            network.call_later(min(RETRY_MIN * 2**self._tries, RETRY_MAX), self._retransmit)
 
-    def _hand_over(self, item: bytes | None) -> bool:
+    def _hand_over(self, item: bytes) -> bool:
         """Let the peer's kernel have an item; False if it does not get there."""
-        network, peer = self.network, self.peer
-        if not network.reaches(self.host, peer.host):
+        if not self.network.reaches(self.host, self.peer.host):
             return False
-        self._flight -= len(item or b"")
-        if peer.take(item):
-            self._acknowledge(item, RETRY_MIN)
+        self._flight -= len(item)
+        if self.peer.take(item):
+            self._acknowledge(len(item) or 1, RETRY_MIN)
             if self.out:
                 self.push()
         return True
 
-    def take(self, item: bytes | None) -> bool:
+    def take(self, item: bytes) -> bool:
         """Something has come from the peer; False if it is of no use any more, which the answer says."""
-        if self.boot != self.host.boot or self._is_dead or (self._is_orphan and item):
+        if not self.is_up or (self._is_orphan and item):
             self.give_up()
             return False
-        if item is None:
-            self._eof_in = True
-        else:
-            self.inbox += item
+        self.inbox += item
+        self._eof_in = not item
         if self._reader is not None:
             self._reader.set()
         return True
@@ -670,34 +685,26 @@ class _End:
         """Send a reset: there is no such connection, any more (RFC 9293, section 3.5.2)."""
         self._is_dead = True
         self.out.clear()
-        network, peer = self.network, self.peer
-        make = lambda: Packet(self.local, self.remote, "RST")  # noqa: E731
-        at = network.arrival(self.host, peer.host, make, 0, once=True)
-        if at is not None:
-            self._last = max(at, self._last)
-            network.deliver(self.host, peer.host, self._last, peer.meet_reset)
+        self.network.send(self, self.peer.host, "RST", b"", self.peer.meet_reset)
 
-    def _acknowledge(self, item: bytes | None, pause: float) -> None:
+    def _acknowledge(self, size: int, pause: float) -> None:
         """The peer's acknowledgement is sent: once it is here, there is room again. If it is lost, it is repeated."""
         network, peer = self.network, self.peer
-        if self._is_dead or self.boot != self.host.boot or peer.boot != peer.host.boot:
+        if not self.is_up or peer.boot != peer.host.boot:
             return
-        if not (network.reaches(peer.host, self.host) and network.reaches(self.host, peer.host)):
-            network.call_at(network.now() + pause, self._acknowledge, item, min(pause * 2, RETRY_MAX))
-            return
-        at = network.now() + network.delay(peer.host, self.host, HEADER)
-        if item is None:
-            network.call_at(at, self._note_end)
+        if network.reaches(peer.host, self.host) and network.reaches(self.host, peer.host):
+            network.call_later(network.delay(peer.host, self.host, HEADER), self._settle, size)
         else:
-            self._acks.append((max(at, self._acks[-1][0] if self._acks else 0.0), len(item)))
-            if self._writer is not None:
-                network.call_at(self._acks[-1][0], self.wake)
+            network.call_later(pause, self._acknowledge, size, min(pause * 2, RETRY_MAX))
 
-    def _note_end(self) -> None:
-        self._eof_acknowledged = True
+    def _settle(self, size: int) -> None:
+        self.unsettled -= size
+        if self._writer is not None:
+            self._writer.set()
 
     def meet_reset(self) -> None:
-        if not self._is_dead and self.boot == self.host.boot and self.network.reaches(self.peer.host, self.host):
+        """A reset has come."""
+        if self.is_up and self.network.reaches(self.peer.host, self.host):
             self._fail(errno.EPIPE if self._eof_in else errno.ECONNRESET)
 
     def _fail(self, code: int) -> None:
@@ -710,38 +717,34 @@ class _End:
 
     def send_syn(self, tries: int = 0) -> None:
         """Ask for a connection, again and again, until there is an answer."""
-        if not self.is_connecting or self._is_orphan or self.boot != self.host.boot or self.is_void:
+        if not self.is_connecting or self._is_orphan or not self.is_up or self.is_void:
             return
         if tries > SYN_RETRIES:
             self._fail(errno.ETIMEDOUT)
             return
         network = self.network
-        network.call_at(network.now() + 2.0**tries, self.send_syn, tries + 1)
+        network.call_later(2.0**tries, self.send_syn, tries + 1)
         target = self.host if self.host.is_local(self.remote[0]) else network.hosts.get(self.remote[0])
-        if target is None:
-            return
-        at = network.arrival(self.host, target, lambda: Packet(self.local, self.remote, "SYN"), 0, once=True)
-        if at is not None:
-            network.deliver(self.host, target, at, self._meet_listener, target)
+        if target is not None:
+            network.send(self, target, "SYN", b"", self._meet_listener, target)
 
     def _meet_listener(self, target: Host) -> None:
-        network = self.network
+        network, back = self.network, self.network.delay(target, self.host, HEADER)
         if not (network.reaches(self.host, target) and network.reaches(target, self.host)):
             return
         if not self.is_connecting or self.peer is not self:
             return
-        back = network.now() + network.delay(target, self.host, HEADER)
         listeners = target.listeners_at(*self.remote)
         if not listeners:
-            network.call_at(back, self._be_answered, False)
+            network.call_later(back, self._be_answered, False)
             return
         listener = listeners[0] if len(listeners) == 1 else network.random.choice(listeners)
         if listener.admit():  # else the SYN is dropped (tcp_abort_on_overflow is off)
             self.peer = server = _Socket(target, self.remote, self.local)
             server.peer = self
-            self._last = back
-            network.call_at(back, self._be_answered, True)
-            network.call_at(back + network.delay(self.host, target, HEADER), listener.enqueue, server)
+            self.last = network.now() + back
+            network.call_later(back, self._be_answered, True)
+            network.call_later(back + network.delay(self.host, target, HEADER), listener.enqueue, server)
 
     def _be_answered(self, accepted: bool) -> None:
         if self.boot == self.host.boot and self.is_connecting:
@@ -756,11 +759,23 @@ class _End:
         return f"<simulated socket {show(self.local)} to {show(self.remote)}{', closed' if self.is_closed else ''}>"
 
 
+def _is_ipv6(ip: str) -> bool:
+    return ":" in ip
+
+
+def _kind(item: bytes) -> Kind:
+    return "DATA" if item else "FIN"
+
+
 class _Socket(_End):
     """What a program sees of it, made like `socket.socket`."""
 
     __slots__ = ()
-    family = socket.AF_INET  # at which nobody looks but `SocketAttribute.family`
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """Of its addresses."""
+        return socket.AF_INET6 if _is_ipv6(self.local[0]) else socket.AF_INET
 
     def recv(self, size: int) -> bytes:
         """What is there; b"" at the end."""
@@ -769,8 +784,7 @@ class _Socket(_End):
             data = bytes(self.inbox[:size])
             del self.inbox[:size]
             if (peer := self.peer).out:  # it learns of the window
-                network = self.network
-                network.call_at(network.now() + network.delay(self.host, peer.host, HEADER), peer.push)
+                self.network.call_later(self.network.delay(self.host, peer.host, HEADER), peer.push)
             return data
         if self._eof_in:  # Linux looks at this (SOCK_DONE) before the error
             return b""
@@ -789,10 +803,10 @@ class _Socket(_End):
             raise _error(self.take_error(), "send")
         if self._eof_out or self._is_dead:
             raise _error(errno.EPIPE, "send")
-        if (room := self._room()) <= 0:
+        if self._room <= 0:
             raise BlockingIOError
-        part = data[:room]
-        self._unacknowledged += len(part)
+        part = data[: self._room]
+        self.unsettled += len(part)
         self.out += part
         self.push()
         return len(part)
@@ -806,10 +820,9 @@ class _Socket(_End):
         self._look()
         if self.is_void:
             return
-        if self._is_dead or (self._eof_in and self._eof_acknowledged):
+        if self._is_dead or (self._eof_in and self._eof_sent and not self.unsettled):
             raise _error(errno.ENOTCONN, "shutdown")
-        self._eof_out = True
-        self.push()
+        self.end()
 
     def setsockopt(self, _level: int, option: int, value: object) -> None:
         """Nothing depends on options here but how much makes it readable; Linux bounds that by half of the buffer."""
@@ -851,7 +864,7 @@ class _Socket(_End):
         self.network.catch_up()
         if self.is_void or self.error or self._eof_out or self._is_dead:
             return True
-        return self._room() * 3 >= self.network.send_buffer
+        return self._room * 3 >= self.network.send_buffer
 
     async def wait(self, which: Literal["reader", "writer"], is_ready: Callable[[], bool]) -> None:
         """As `anyio.wait_readable` and `wait_writable`."""
@@ -863,8 +876,6 @@ class _Socket(_End):
         while not is_ready() and not self.is_closed:
             event = Event()
             setattr(self, slot, event)
-            if which == "writer" and self._acks:
-                self.network.call_at(self._acks[-1][0], self.wake)
             try:
                 await self.network.wait(event)
             finally:
@@ -875,7 +886,11 @@ class _Socket(_End):
     def unacknowledged(self) -> int:
         """Bytes that were sent, the end included, and of which nobody knows yet that they have arrived."""
         self._look()
-        return self.network.send_buffer - self._room() + (self._eof_sent and not self._eof_acknowledged)
+        return self.unsettled
+
+    @property
+    def _room(self) -> int:
+        return self.network.send_buffer - self.unsettled
 
     def _look(self) -> None:
         if self.is_closed:

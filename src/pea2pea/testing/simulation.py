@@ -31,13 +31,15 @@ from importlib.metadata import entry_points
 from itertools import count
 from random import Random
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from unittest.mock import patch
 
 import anyio
 from typing_extensions import TypeVarTuple, Unpack
 
-from .. import _clock, node
+from .. import _clock
+from .._address import Address
+from ..node import node_numbers
 from ..transport import default_transport
 from .network import Host, Network, program_life
 from .waiting import described
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["Simulation", "simulate"]
 
 T = TypeVar("T")
-_Call: TypeAlias = tuple[asyncio.TimerHandle, Callable[[], object]]
 Ts = TypeVarTuple("Ts")
 
 POLL = 0.01  # virtual seconds between two looks at a condition
@@ -177,6 +178,7 @@ class Simulation:
     async def run(self, scenario: Callable[..., Awaitable[object]], args: tuple[object, ...], limit: float) -> None:
         """Run the scenario, and end what it has started."""
         default_transport.set(_Nowhere())
+        node_numbers.set(count())
         async with anyio.create_task_group() as self._tasks:
             try:
                 with anyio.fail_after(limit):
@@ -218,7 +220,7 @@ class _Nowhere(Host):
     def __init__(self) -> None:
         super().__init__(Network(), "0.0.0.0")  # noqa: S104  # no address at all
 
-    async def resolve(self, _: tuple[str, int], /) -> NoReturn:
+    def look_up(self, _: Address, /) -> NoReturn:
         raise RuntimeError("in a simulation a node needs a host: Node(config, transport=sim.host('10.0.0.1'))")
 
 
@@ -309,7 +311,6 @@ def _isolated(sim: Simulation) -> Generator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(threading.Thread, "start", _refuse_thread))
-        stack.enter_context(patch.object(node, "_numbers", count()))
         stack.callback(random.setstate, state)
         stack.callback(logging.setLogRecordFactory, make)
         stack.callback(logger.setLevel, level)
@@ -373,6 +374,21 @@ class _Task(asyncio.Task[T]):
         return self.number
 
 
+class _Call(asyncio.TimerHandle):
+    """A call that is to be made. Once it is cancelled, it keeps nothing alive."""
+
+    def __init__(
+        self, loop: _Loop, when: float, func: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> None:
+        context = copy_context() if context is None else context
+        super().__init__(when, func, args, loop, context)
+        self.make: Callable[[], object] | None = partial(context.run, func, *args)
+
+    def cancel(self) -> None:
+        self.make = None
+        super().cancel()
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Runs all that is to be run in one moment, turn by turn; then lets time pass."""
 
@@ -380,10 +396,8 @@ class _Loop(asyncio.SelectorEventLoop):
         self._sim, self._order = sim, order
         self._moment = 0.0
         self._plain: list[_Call] = []
-        self._steps: list[
-            tuple[int, int, asyncio.TimerHandle, Callable[[], object]]
-        ] = []  # of tasks, with their numbers
-        self._timers: list[tuple[float, int, asyncio.TimerHandle, Callable[[], object]]] = []
+        self._steps: list[tuple[int, int, _Call]] = []  # of tasks, with their numbers
+        self._timers: list[tuple[float, int, _Call]] = []
         self._sequence = count()
         self._numbers = count(1)
         self._is_turning = False
@@ -404,28 +418,28 @@ class _Loop(asyncio.SelectorEventLoop):
         """Let time pass while something runs."""
         self._moment += seconds
 
-    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]  # of any types
-        handle, call = self._prepare(0.0, *args, **options)
-        owner = getattr(args[0], "__self__", None)
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.Handle:
+        call, owner = _Call(self, 0.0, callback, args, context), getattr(callback, "__self__", None)
         if isinstance(owner, _Task):
-            self._steps.append((owner.number, next(self._sequence), handle, call))
+            self._steps.append((owner.number, next(self._sequence), call))
         else:
-            self._plain.append((handle, call))
+            self._plain.append(call)
         self._keep_turning()
-        return handle
+        return call
 
-    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
-        handle, call = self._prepare(*args, **options)
-        heappush(self._timers, (handle.when(), next(self._sequence), handle, call))
-        return handle
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        call = _Call(self, when, callback, args, context)
+        heappush(self._timers, (when, next(self._sequence), call))
+        return call
 
-    def call_later(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
-        return self.call_at(self._moment + args[0], *args[1:], **options)
-
-    def _prepare(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> _Call:
-        """A handle, and the call that is made unless the handle is cancelled by then."""
-        context = copy_context() if context is None else context
-        return asyncio.TimerHandle(when, callback, args, self, context), partial(context.run, callback, *args)
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._moment + delay, callback, *args, context=context)
 
     def _keep_turning(self) -> None:
         if not self._is_turning:
@@ -439,7 +453,7 @@ class _Loop(asyncio.SelectorEventLoop):
                 self._moment += 0.001
             return
         timers = self._timers
-        while timers and timers[0][2].cancelled():
+        while timers and timers[0][-1].cancelled():
             heappop(timers)
         moment = min(timers[0][0] if timers else math.inf, self._sim.network.next_event)
         self._moment = max(self._moment, moment)
@@ -449,27 +463,25 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def _turn(self) -> None:
         self._sim.network.run_due()
-        calls, self._plain = self._plain, []
+        calls, self._plain = deque(self._plain), []
         while self._timers and self._timers[0][0] <= self._moment:
-            calls.append(heappop(self._timers)[2:])
+            calls.append(heappop(self._timers)[-1])
         steps, self._steps = sorted(self._steps), []
         self._order.shuffle(steps)
-        calls += [step[2:] for step in steps]
-        done = 0
+        calls.extend(step[-1] for step in steps)
         try:
-            for handle, call in calls:
-                done += 1
-                if not handle.cancelled():
-                    self._make(call)
+            while calls:
+                self._make(calls.popleft())
         finally:
-            self._plain[:0] = calls[done:]
+            self._plain[:0] = calls
             self._is_turning = False
             if self._plain or self._steps:
                 self._keep_turning()
 
-    def _make(self, call: Callable[[], object]) -> None:
+    def _make(self, call: _Call) -> None:
         try:
-            call()
+            if call.make is not None:
+                call.make()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001  # as asyncio's own handles do
