@@ -119,6 +119,6 @@ FOUND_BY: dict[str, tuple[int, str]] = {
     "a reset at the end": (3, "trio"),
     "on_disconnect twice": (1, "asyncio"),
     "on_disconnect does not wait": (1, "asyncio"),
-    "a failed write ends all": (9, "asyncio"),
+    "a failed write ends all": (108, "asyncio"),
 }
 """The seed that finds each, or did before the library changed: then another one is searched for."""
