@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from typing import Any, cast
 
 import anyio
@@ -33,6 +34,7 @@ from .stats import Stats
 from .transport import Listener, TCPStream, Transport
 
 _BACK_OFF_MIN, _BACK_OFF_MAX = 0.05, 1.0  # seconds between two tries to accept
+_ACCEPTED_AT_ONCE = 8  # connections, before the event loop gets its turn
 
 
 @dataclass(slots=True)
@@ -433,7 +435,7 @@ class Acceptor:
 
     async def _accept(self, listener: Listener) -> None:
         report = self._shared.report
-        pause = _BACK_OFF_MIN
+        pause, turn = _BACK_OFF_MIN, cycle(range(_ACCEPTED_AT_ONCE))
         try:
             while True:
                 await self._wait_for_slot()
@@ -452,7 +454,8 @@ class Acceptor:
                     continue
                 pause = _BACK_OFF_MIN
                 await self._admit(accepted)
-                await checkpoint()  # so that the first to come is the first to be established
+                if not next(turn):
+                    await checkpoint()
         except BaseException as error:  # noqa: BLE001  # mostly a cancellation from outside (asyncio)
             await report.classify_soon("the listener's task", error)
         finally:
