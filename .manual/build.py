@@ -45,11 +45,13 @@ INTERNAL = {  # public by name, since modules of the library use them, and not f
         next_event run_due catch_up wait""",
     "Simulation": "__init__ lines last failed ends_by failure note fail run check_end",
 }
-FIRST = (  # on the page of `pea2pea`; errors come last
-    "Node", "Config", "Connection", "Outbox", "Handshake", "Reading", "Writing", "OnConnect", "OnDisconnect", "Side",
-    "DisconnectOrigin", "Address", "Peer", "Stats", "Heuristics", "Decoder", "Encoder", "Codec", "Frame", "Transport",
-    "Listener", "TCPTransport", "NodeError",
-)  # fmt: skip
+FIRST = {  # on the page of a module; the rest follows by name
+    "pea2pea": """Node Config Connection Outbox Handshake Reading Writing OnConnect OnDisconnect Side DisconnectOrigin
+        Address Peer Stats Heuristics Decoder Encoder Codec Frame Transport Listener TCPTransport NodeError""",
+    "pea2pea.codecs": """mapped batched LinesCodec LengthDelimitedCodec VarintDelimitedCodec HeaderCodec DelimitedCodec
+        BytesCodec""",
+    "pea2pea.testing": "simulate Simulation Host Network Link Packet Verdict Held ScriptedPeer check_codec wait_until",
+}
 ALIASES = {  # what `inspect` shows of a name that stands for a type; the order matters
     "bytes | bytearray | memoryview | tuple[bytes | bytearray | memoryview, ...]": "pea2pea.Frame",
     "bytes | bytearray | memoryview": "pea2pea.codecs.Chunk",
@@ -67,9 +69,9 @@ EXAMPLES_MAX = 4  # links from a name to what uses it
 def read_module(name: str) -> pdoc.doc.Module:
     """What pdoc finds in a module, in the order in which it is to be shown."""
     module = pdoc.doc.Module(import_module(name))
-    if name == "pea2pea":
-        names = [*FIRST, *sorted(set(module.members) - set(FIRST))]
-        module.members = {each: module.members[each] for each in names}
+    if name in FIRST:
+        first = FIRST[name].split()
+        module.members = {each: module.members[each] for each in (*first, *sorted(set(module.members) - set(first)))}
     written = {alias.rpartition(".")[2]: shown for shown, alias in ALIASES.items() if "." in alias}
     for doc in module.variables:
         if doc.name in written:
@@ -150,7 +152,8 @@ class Site:
         page = self.pages.get(module.modulename)
         if page is None or page.source.suffix != ".py":
             return Markup()
-        code = page.source.read_text()
+        text = page.source.read_text()
+        code = text.partition('"""\n')[2].lstrip()  # the page begins with the docstring
         return Markup(pdoc.render_helpers.to_html(f"```python\n{code}\n```"))  # noqa: S704  # our own
 
     def write(self, folder: Path) -> None:
