@@ -11,7 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
 from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class, get_current_task
@@ -35,6 +35,9 @@ from .transport import Listener, TCPStream, Transport
 
 _BACK_OFF_MIN, _BACK_OFF_MAX = 0.05, 1.0  # seconds between two tries to accept
 _ACCEPTED_AT_ONCE = 8  # connections, before the event loop gets its turn
+
+Caller: TypeAlias = Callable[[], Session | None]
+"""Finds the connection in whose hooks `connect` was called; that takes a while, and is seldom needed."""
 
 
 @dataclass(slots=True)
@@ -155,7 +158,7 @@ class Connector:
 
     # Slots
 
-    def reserve(self, addr: Address, caller: Session | None) -> None:
+    def reserve(self, addr: Address, caller: Caller) -> None:
         """Take a slot for a dial; if there is none, from the oldest inbound set-up, but not from `caller`'s."""
         shared = self._shared
         try:
@@ -166,7 +169,7 @@ class Connector:
                 raise
             for attempt in self._attempts:
                 session = attempt.session
-                if attempt.done is None and session is not caller and not session.released:
+                if attempt.done is None and session is not caller() and not session.released:
                     break
             else:
                 raise
@@ -238,7 +241,7 @@ class Connector:
                 if await self._establish(attempt):
                     await run_established(session, self._shared.protocols)
                 attempt.over = True
-                if session.unbegun is not None:  # it has had other tasks
+                if session.others:
                     tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside
             # A hook's use of `Task.cancel` keeps the group from catching its own cancellation (asyncio).

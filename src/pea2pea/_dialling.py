@@ -17,10 +17,9 @@ from anyio.abc import ByteStream
 
 from ._address import Address, show
 from ._closing import close_stream
-from ._connecting import Acceptor, Connector, Shared
+from ._connecting import Acceptor, Caller, Connector, Shared
 from ._report import find_interrupt
 from ._self_connection import self_connection
-from ._session import Session
 from .connection import Connection, Side
 from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError
 
@@ -63,12 +62,6 @@ class Dialler:
 
     async def connect(self, dialled: Address, timeout: float, local_addr: Address | None) -> Connection:
         """Dial an address, and set the connection up; see `Node.connect`."""
-        caller = self._shared.current_session()
-
-        async def dial(addr: Address) -> ByteStream:
-            with self._limit(timeout) as limit:
-                return await self._dial(addr, caller, local_addr, limit)
-
         candidates: list[Address] | None = None
         failure: Exception | None = None
         while candidates or failure is None:
@@ -78,10 +71,10 @@ class Dialler:
                         candidates = await self._resolve(dialled)
                     if len(candidates) == 1:  # in one scope: entering one more costs as much as the dial itself
                         addr = candidates.pop()
-                        stream = await self._dial(addr, caller, local_addr, limit)
+                        stream = await self._dial(addr, self._shared.current_session, local_addr, limit)
                     else:
                         limit.stop()
-                        stream, addr = await _Race(candidates, dial, self._give_back).run()
+                        stream, addr = await self._race(candidates, timeout, local_addr)
                 return await self._connector.set_up(stream, addr, Side.INITIATOR, dialled, self._acceptor.addr)
             except NodeClosedError:
                 raise
@@ -118,9 +111,18 @@ class Dialler:
             raise OSError(f"{dialled[0]!r} has no address")
         return candidates
 
-    async def _dial(
-        self, addr: Address, caller: Session | None, local_addr: Address | None, limit: _Limit
-    ) -> ByteStream:
+    async def _race(
+        self, candidates: list[Address], timeout: float, local_addr: Address | None
+    ) -> tuple[ByteStream, Address]:
+        caller = self._shared.current_session()
+
+        async def dial(addr: Address) -> ByteStream:
+            with self._limit(timeout) as limit:
+                return await self._dial(addr, lambda: caller, local_addr, limit)
+
+        return await _Race(candidates, dial, self._give_back).run()
+
+    async def _dial(self, addr: Address, caller: Caller, local_addr: Address | None, limit: _Limit) -> ByteStream:
         """Dial one address, with a slot reserved for it."""
         transport = self._shared.transport
         await self._wait_for_ending(addr, caller, limit)
@@ -136,11 +138,11 @@ class Dialler:
             self._shared.admission.release(addr)
             raise
 
-    async def _wait_for_ending(self, addr: Address, caller: Session | None, limit: _Limit) -> None:
+    async def _wait_for_ending(self, addr: Address, caller: Caller, limit: _Limit) -> None:
         """Wait while a connection to that address ends."""
         established = self._shared.admission.established
         while (ending := established.get(addr)) is not None and ending.connection.origin is not None:
-            if ending is caller:
+            if ending is caller():
                 raise AlreadyConnectedError(f"the connection to {show(addr)} ends only when its hook has returned")
             limit.stop()
             await ending.wait_closed()

@@ -83,8 +83,8 @@ class Session:
 
     __slots__ = (
         "_closed", "addr", "base", "broken", "connection", "context", "deadline", "endpoints", "grace", "hook_tasks",
-        "reader", "released", "report", "reset", "scope", "side", "state", "stats", "stream", "tasks", "totals",
-        "unbegun", "writer",
+        "others", "reader", "released", "report", "reset", "scope", "side", "state", "stats", "stream", "tasks",
+        "totals", "unbegun", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -119,7 +119,8 @@ class Session:
         self.broken: bool = False  # nothing more can, or shall, be sent
         self.reset: bool = False  # what the kernel still holds for the peer shall be thrown away
         self.endpoints: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
-        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] | None = None  # of tasks that are to begin
+        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] = {}  # of tasks that are to begin
+        self.others: int = 0  # tasks beside its own
         self.released: bool = False  # the socket is closed, and the slot is free
         self._closed: Event | None = None
 
@@ -169,9 +170,8 @@ class Session:
         """Start a task of this connection's; an exception that leaves it ends the connection with `origin`."""
         assert self.tasks is not None
         key = object()
-        if self.unbegun is None:
-            self.unbegun = {}
         self.unbegun[key] = None
+        self.others += 1
         handle = start_in(self.tasks, self._supervise(func, origin, key), name, self.context.copy())
         if key in self.unbegun:  # no eager task (asyncio)
             self.unbegun[key] = handle.coro
@@ -180,8 +180,7 @@ class Session:
     async def _supervise(
         self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object
     ) -> None:
-        if self.unbegun is not None:
-            self.unbegun.pop(key, None)
+        self.unbegun.pop(key, None)
         task = get_current_task().id
         self.hook_tasks[task] = self
         try:
@@ -192,6 +191,7 @@ class Session:
                 self.end(origin, await self.report.classify_soon("a connection's task", error, self.addr), broken=True)
         finally:
             self.hook_tasks.pop(task, None)
+            self.others -= 1
 
     # Its end
 
@@ -264,7 +264,7 @@ class Session:
     def finish(self) -> None:
         """Wake those who wait for its end, and drop all references, so that it needs no cycle collector."""
         self.reader = self.writer = self.tasks = self.scope = None
-        for coro in (self.unbegun or {}).values():  # cancelled from outside before they began (asyncio)
+        for coro in self.unbegun.values():  # cancelled from outside before they began (asyncio)
             if coro is not None:
                 coro.close()
         self.connection._supervisor = None  # noqa: SLF001  # so that a connection that a user keeps holds nothing
