@@ -7,6 +7,7 @@ has acknowledged everything and is silent.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -19,7 +20,7 @@ from anyio.streams.tls import TLSAttribute
 from ._report import Reporter
 from ._session import Session
 from .connection import DisconnectOrigin
-from .transport import TAKE_MAX, TCPStream, unacknowledged
+from .transport import RESET, TAKE_MAX, TCPStream, unacknowledged
 
 _CLOSING = 0.1  # seconds for closing a stream that is not the library's, after all goodbyes
 _QUIET = 0.2  # seconds of silence after which a peer that has acknowledged everything is not waited for any longer
@@ -161,8 +162,8 @@ def _end_socket(stream: ByteStream) -> None:
     """Half-close the socket of a stream that cannot do so itself."""
     sock = _socket_of(stream)
     if sock is not None:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_WR)
+        with suppress(OSError, ValueError), socket.socket(fileno=os.dup(sock.fileno())) as ours:  # uvloop's cannot
+            ours.shutdown(socket.SHUT_WR)
 
 
 def _socket_of(stream: ByteStream) -> socket.socket | None:
@@ -175,6 +176,9 @@ async def close_stream(stream: ByteStream, report: Reporter, *, reset: bool = Fa
     if isinstance(stream, TCPStream):
         stream.close(reset=reset)
         return
+    with suppress(Exception):  # it may be closed, and whatever a user's stream raises
+        if reset and (sock := _socket_of(stream)) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     try:
         with suppress(Exception), anyio.CancelScope(deadline=anyio.current_time() + _CLOSING, shield=True):
             await stream.aclose()

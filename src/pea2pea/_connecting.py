@@ -254,7 +254,7 @@ class Connector:
             try:
                 self._shared.hook_tasks.pop(attempt.task, None)
                 if not isinstance(attempt.session.base, TCPStream):
-                    await close_stream(attempt.session.base, self._shared.report)
+                    await close_stream(attempt.session.base, self._shared.report, reset=attempt.session.reset)
             finally:
                 try:
                     self._end_run(attempt)

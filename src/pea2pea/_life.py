@@ -56,7 +56,7 @@ async def run_established(session: Session, protocols: Protocols) -> None:
     discarder = None
     if session.broken:
         if not isinstance(session.base, TCPStream):
-            await close_stream(session.base, session.report)
+            await close_stream(session.base, session.report, reset=session.reset)
     elif not drained:
         discarder = Discarder(session, session.stream)
     await _run_hooks(session, greeting, on_disconnect)

@@ -227,7 +227,7 @@ class Session:
 
     def abort(self) -> None:
         """Fail what is queued, close the socket, and cut short whatever the end is waiting for, but no hook."""
-        self.broken = True
+        self.broken = self.reset = True
         if self.writer is not None:
             self.writer.give_up()
         if isinstance(self.base, TCPStream):

@@ -486,7 +486,7 @@ class TCPStream(ByteStream):
         sock = self._sock
         with suppress(OSError):
             if reset:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             if reset or _has_unread(sock):
                 _disconnect(sock)
             else:
@@ -533,7 +533,7 @@ if sys.platform == "linux":
         _connect = ctypes.CDLL(None).connect
 _LOW_MARKS = sys.platform == "linux"  # elsewhere it is not documented that a full buffer wakes the reader
 _SENDMSG = hasattr(socket.socket, "sendmsg")
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 # errors of connections that ended before they were accepted (accept(2), "Error handling")
 _ABORTED = {
     errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,

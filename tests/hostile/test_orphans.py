@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import create_task_group
+from anyio import connect_tcp, create_task_group
 from anyio.abc import SocketAttribute
 
 from pea2pea import Config, DisconnectOrigin, Side, TCPTransport
 
-from ..helpers import ALL, RawListener, RawPeer, User, wait_until
+from ..helpers import ALL, Opaque, RawListener, RawPeer, User, wait_until
 from ..protocol.stuck import SMALL_BUFFER
 from ..protocol.tls import SecureUser, wrap
 
@@ -108,6 +108,45 @@ async def test_dialled_peers_leave_nothing_either(how: str) -> None:
             await end_all(user, how)
             assert states(ports) == []
             for peer in peers:
+                await assert_reset(peer)
+
+
+@any_end
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_adopted_foreign_streams(how: str, wrapped: bool) -> None:
+    """Streams that are not the library's, whose sockets can be reached, leave nothing either."""
+    user = user_for(how)
+    ports: list[tuple[int, int]] = []
+    async with user.node as node:
+        with ExitStack() as stack:
+            peers = []
+            for _ in range(PEERS):
+                listener = stack.enter_context(RawListener.open(receive_buffer=SMALL_BUFFER))
+                stream = await connect_tcp(*listener.addr)
+                ports.append((stream.extra(SocketAttribute.local_port), listener.addr[1]))
+                connection = await node.adopt(Opaque(stream) if wrapped else stream, listener.addr, Side.INITIATOR)
+                user.outbox.send_nowait(connection, LOTS)
+                peers.append(stack.enter_context(await listener.accept()))
+            await end_all(user, how)
+            assert states(ports) == []
+            for peer in peers:
+                await assert_reset(peer)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_abort_with_nothing_queued(foreign: bool) -> None:
+    """What the kernel has taken is thrown away, too."""
+    user = user_for("abort")
+    async with user.node as node:
+        with RawListener.open(receive_buffer=SMALL_BUFFER) as listener:
+            if foreign:
+                connection = await node.adopt(await connect_tcp(*listener.addr), listener.addr, Side.INITIATOR)
+            else:
+                connection = await node.connect(listener.addr)
+            with await listener.accept() as peer:
+                await user.outbox.deliver(connection, bytes(100))
+                await node.disconnect(connection, abort=True)
+                assert node.heuristics.unsent_messages == 0
                 await assert_reset(peer)
 
 

@@ -16,7 +16,7 @@ from anyio.streams.tls import TLSStream
 from pea2pea import Config, Connection, DisconnectOrigin, NodeError, Side
 from pea2pea.testing import wait_until
 
-from ..helpers import ALL, LOCALHOST, Opaque, User, turns
+from ..helpers import ALL, LOCALHOST, Opaque, RawListener, User, frame, turns
 from .test_streams import Plain
 from .tls import HOSTNAME, context
 
@@ -145,3 +145,21 @@ async def test_hidden_socket() -> None:
             sender.received.clear()
             await wait_until(lambda: not receiver.node.connections)
     assert receiver.received == [MANY[0]] * 2
+
+
+@pytest.mark.parametrize("size", [1, 50_000])
+async def test_end_below_the_wrapper(size: int) -> None:
+    """The peer is told of the end before the close, and may answer that: no reset destroys what it has not read."""
+    user = User(PATIENT)
+    async with user.node as node:
+        with RawListener.open() as listener:
+            connection = await node.adopt(Opaque(await connect_tcp(*listener.addr)), listener.addr, Side.INITIATOR)
+            with await listener.accept() as peer:
+                await user.outbox.send(connection, b"the last word")
+                node.start_soon(node.disconnect, connection)
+                assert await peer.receive_all() == frame(b"the last word")
+                for _ in range(10):
+                    await peer.send(bytes(size))
+                    await turns()
+                assert connection in node.connections.values()
+            await connection.wait_closed()
