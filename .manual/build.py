@@ -34,16 +34,13 @@ import pea2pea
 from pages import DOCUMENTS, HERE, PAGES, REFERENCE, ROOT, Page, find_uses, read_pages
 from rumour import draw
 
-INTERNAL = {  # public by name, since modules of the library use them, and not for users
-    "Connection": "__init__ extra_attributes",
-    "ConnectionLimitError": "__init__",
-    "Outbox": "__init__",
-    "Held": "__init__ arrivals",
-    "Host": """__init__ network is_up boot life uplink_free sockets listeners end_program start_program
-        check_descriptors listeners_at""",
-    "Network": """random log now is_driven events held hosts note reaches delay is_dropped arrival deliver call_at
-        next_event run_due catch_up wait""",
-    "Simulation": "__init__ lines last failed ends_by failure note fail run check_end",
+MADE_BY_THE_LIBRARY = ("Connection", "ConnectionLimitError", "Held", "Host", "Outbox", "Simulation")
+FOR_USERS = {  # other members are public by name since modules of the library use them
+    "Connection": "addr side dialled stats origin cause start_soon wait_closed",
+    "Held": "release",
+    "Host": "ip max_sockets crash kill restart resolve is_local listen dial",
+    "Network": "__init__ link rule names send_buffer receive_buffer tick host partition cut heal hold",
+    "Simulation": "seed random network digest log host start running until",
 }
 FIRST = {  # on the page of a module; the rest follows by name
     "pea2pea": """Node Config Connection Outbox Handshake Reading Writing OnConnect OnDisconnect Side DisconnectOrigin
@@ -101,7 +98,8 @@ class Site:
             url = f"{module.modulename.replace('.', '/')}.html"
             yield module.modulename, url
             for doc in module.own_members:
-                yield doc.name, f"{url}#{doc.qualname}"
+                if module.modulename != "pea2pea.topology" or "_" in doc.name:  # others are words: ring, random
+                    yield doc.name, f"{url}#{doc.qualname}"
                 yield f"{module.modulename}.{doc.name}", f"{url}#{doc.qualname}"
                 for member in doc.members.values() if isinstance(doc, pdoc.doc.Class) else ():
                     if not self.is_internal(member):
@@ -111,7 +109,9 @@ class Site:
     def is_internal(doc: pdoc.doc.Doc[Any]) -> bool:
         """Whether a member of a class is not for users."""
         owner, _, name = doc.qualname.rpartition(".")
-        return name in INTERNAL.get(owner, "").split() or (name.startswith("_") and name != "__init__")
+        if name == "__init__":
+            return owner in MADE_BY_THE_LIBRARY
+        return name.startswith("_") or (owner in FOR_USERS and name not in FOR_USERS[owner].split())
 
     def _linked(self, page: Page) -> str:
         """The text of a page, with links to where things are in the site."""
@@ -200,7 +200,7 @@ def shorten(annotation: str) -> str:
         annotation = annotation.replace(long, short)
     annotation = annotation.replace(repr(pea2pea.Config()), "Config()")
     annotation = re.sub(r"(?<!\w)[~+-](?=[A-Z]\w*)", "", annotation)
-    annotation = re.sub(r"\bcollections\.abc\.|_co(?:ntra)?\b", "", annotation)
+    annotation = re.sub(r"\b(?:collections\.abc|typing_extensions)\.|_co(?:ntra)?\b", "", annotation)
     annotation = re.sub(r"^(?:typing\.)?Final\[(.*)\]$", r"\1", annotation)
     return re.sub(r"\b(pea2pea(?:\.\w+)*)\.(\w+)", _public_name, annotation)
 
@@ -299,13 +299,13 @@ def undocumented(site: Site) -> Iterator[str]:
 
 
 def undocumented_members(site: Site, cls: pdoc.doc.Class) -> Iterator[str]:
-    """The same for a class; and names that `INTERNAL` has for it in vain."""
+    """The same for a class; and names that `FOR_USERS` has for it in vain."""
     for member in cls.own_members:
         if not (member.docstring or site.is_internal(member) or member.name == "__init__"):
             yield f"{member.fullname} has no docstring"
-    for name in INTERNAL.get(cls.name, "").split():
+    for name in FOR_USERS.get(cls.name, "").split():
         if name not in cls.members:
-            yield f"{cls.fullname} has no member {name} to leave out"
+            yield f"{cls.fullname} has no member {name} to show"
 
 
 def main(folder: Path) -> int:
