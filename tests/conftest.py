@@ -50,8 +50,9 @@ def eager_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+VARIANTS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "eager": {"loop_factory": eager_loop}}
 if VARIANT := os.environ.get("PEA2PEA_ASYNCIO"):  # see `nox -s variants`
-    LOOPS = {"asyncio": ("asyncio", {"debug": {"debug": True}, "eager": {"loop_factory": eager_loop}}[VARIANT])}
+    LOOPS = {"asyncio": ("asyncio", VARIANTS[VARIANT])}
 
 
 @pytest.fixture(params=LOOPS.values(), ids=tuple(LOOPS))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ON_ASYNCIO = {name: loop for name, loop in LOOPS.items() if loop[0] == "asyncio"}
 
 
-@pytest.fixture(params=ON_ASYNCIO.values(), ids=ON_ASYNCIO)
+@pytest.fixture(params=ON_ASYNCIO.values(), ids=tuple(ON_ASYNCIO))
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 
