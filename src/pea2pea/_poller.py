@@ -91,6 +91,7 @@ class Poller:
             await sleep(_PAUSE)
             return
         try:
+            await checkpoint()  # who waited for a descriptor of the same number, just closed, must have let go of it
             while True:
                 found = epoll.poll(0)
                 for number, _ in found:
@@ -98,11 +99,11 @@ class Poller:
                 await (checkpoint() if found else wait_readable(epoll))
         finally:
             self._epoll, self.in_use = None, False
-            with suppress(OSError, ValueError, RuntimeError):
-                notify_closing(epoll)
-            epoll.close()
             for number in list(self._waiting):
                 self._wake(number)
+            with suppress(OSError, ValueError, RuntimeError):
+                notify_closing(epoll)
+                epoll.close()
 
 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT if HAS_EPOLL else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -274,6 +274,48 @@ async def test_without_a_descriptor_for_it_all_goes_on_as_with_few(
         monkeypatch.undo()
         assert len(asked) == 1  # it pauses before the next try
     assert not above_info(caplog)
+
+
+async def test_its_own_number_may_have_been_that_of_a_socket_which_somebody_waited_for() -> None:
+    """He is woken only after its task has begun to wait, and must not take that wait away."""
+    poller, received = Poller(), list[bytes]()
+
+    async def receive(stream: TCPStream) -> None:
+        with suppress(ClosedResourceError):
+            received.append(await stream.receive())
+
+    with wrapped() as (stream, peer), wrapped() as (old, _):
+        async with anyio.create_task_group() as group:
+            group.start_soon(receive, old)
+            await turns()
+            number = old._sock.fileno()
+            gaps = free_descriptors_below(number)
+            for descriptor in gaps:
+                os.dup2(peer.sock.fileno(), descriptor)
+            group.start_soon(poller.run)
+            old.close()
+            await turns()
+            for descriptor in gaps:
+                os.close(descriptor)
+            assert poller._epoll is not None
+            assert poller._epoll.fileno() == number
+            poller.in_use = poller._many = True
+            stream.poller = poller
+            group.start_soon(receive, stream)
+            await wait_until(lambda: poller._waiting)
+            await peer.send(b"here")
+            await wait_until(lambda: received == [b"here"])
+            group.cancel_scope.cancel()
+
+
+def free_descriptors_below(number: int) -> list[int]:
+    found = []
+    for descriptor in range(number):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            found.append(descriptor)
+    return found
 
 
 # One socket, seen by others
