@@ -276,9 +276,7 @@ class Reader(Generic[M]):
                 self._decoder_failed(error)
             session.end(DisconnectOrigin.READING, error, broken=True)
             self._leave()
-        while (
-            data is None
-        ):  # until it is cancelled; within `except` Python 3.10 would give the error its traceback back
+        while data is None:  # until it is cancelled; not within `except`: Python 3.10 gives the error a traceback then
             await Event().wait()
         if not data:
             self.drain()
