@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from anyio import BusyResourceError, ClosedResourceError, Event, notify_closing, sleep, wait_readable
+from anyio import BusyResourceError, ClosedResourceError, Event, sleep, wait_readable
 from anyio.lowlevel import checkpoint
 
 HAS_EPOLL = hasattr(select, "epoll")  # on Linux, that is
@@ -101,8 +101,7 @@ class Poller:
             self._epoll, self.in_use = None, False
             for number in list(self._waiting):
                 self._wake(number)
-            with suppress(OSError, ValueError, RuntimeError):
-                notify_closing(epoll)
+            with suppress(OSError):
                 epoll.close()
 
 

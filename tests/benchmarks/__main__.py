@@ -55,10 +55,13 @@ def pinned() -> None:
     os.sched_setaffinity(0, {CLIENT_CORE % (os.cpu_count() or 1)})
 
 
-def turns(repeats: int, *, quick: bool, only: str) -> Iterator[tuple[str, str, Work]]:
+def turns(repeats: int | None, *, quick: bool, only: str) -> Iterator[tuple[str, str, Work]]:
     """Everybody's turn at every trial, again and again; nobody is always the first."""
-    for repeat in range(repeats):
+    wanted = {name: repeats or (plan.FEW if quick else trial.repeats) for name, trial in plan.TRIALS.items()}
+    for repeat in range(max(wanted.values())):
         for name, trial in plan.TRIALS.items():
+            if repeat >= wanted[name]:
+                continue
             work = trial.shortened() if quick else trial.work
             who = trial.quick if quick else trial.who
             for position in range(len(who)):
@@ -73,7 +76,6 @@ def say(progress: str) -> None:
 
 
 def measure(results: report.Results, options: argparse.Namespace) -> None:
-    repeats = options.repeats or (3 if options.quick else 7)
     pythons = dict.fromkeys(plan.PROGRAMS, sys.executable) | {"of_libp2p": options.libp2p}
     programs: dict[str, Program] = {}
     with ExitStack() as stack:
@@ -82,14 +84,14 @@ def measure(results: report.Results, options: argparse.Namespace) -> None:
                 program = Program(module, pythons[module])
                 stack.callback(program.end)
                 programs |= dict.fromkeys(names, program)
-        for trial, name, work in turns(repeats, quick=options.quick, only=options.only):
+        for trial, name, work in turns(options.repeats, quick=options.quick, only=options.only):
             if name in programs:
                 say(f"{trial}: {name}")
                 try:
                     results.add(trial, name, programs[name].play(name, work))
                 except RuntimeError as error:
                     print(f"{trial}: {name} failed: {error}", file=sys.stderr)
-    for repeat in range(2 * repeats):
+    for repeat in range(2 * (options.repeats or plan.FEW)):
         for statement in plan.IMPORTS:
             figures = import_time(statement)
             if repeat:  # the first only warms the system's caches
@@ -101,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute")
     parser.add_argument("--only", default="", metavar="REGEX", help='what to measure, like "1 KiB: pea2pea"')
-    parser.add_argument("--repeats", type=int, help="how often (7; --quick: 3)")
+    parser.add_argument("--repeats", type=int, help="how often (7, or 3 of what takes long; --quick: 3)")
     parser.add_argument("--output", type=Path, default=Path("build"), help="a folder for bench.json and .svg")
     parser.add_argument("--libp2p", help="the Python interpreter of an environment that has py-libp2p")
     options = parser.parse_args()

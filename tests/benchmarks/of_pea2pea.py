@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from pea2pea import Config, Connection, Node, Side, TCPTransport
-from pea2pea.codecs import LengthDelimitedCodec
+from pea2pea.codecs import Codec, LengthDelimitedCodec, batched
 from tests.benchmarks import channels
 from tests.benchmarks.of_anyio import LOOPS, on, together
 from tests.benchmarks.program import take_turns
@@ -26,7 +27,7 @@ class Peer:
 
     def __init__(self, work: Work, *, listening: bool) -> None:
         self.work = work
-        self.codec = LengthDelimitedCodec(max_length=max(8 << 20, work.size))
+        self.codec = self.make_codec()
         self.node = Node(
             Config(
                 listener_addr=(HOST, 0) if listening else None,
@@ -37,13 +38,16 @@ class Peer:
         self.node.enable_reading(self)
         self.outbox = self.node.enable_writing(self)
 
-    def decoder(self, connection: Connection) -> LengthDelimitedCodec:
-        return LengthDelimitedCodec(max_length=self.codec.max_length)
+    def make_codec(self) -> Codec[Any]:
+        return LengthDelimitedCodec(max_length=max(8 << 20, self.work.size))
 
-    def encoder(self, connection: Connection) -> LengthDelimitedCodec:
+    def decoder(self, connection: Connection) -> Codec[Any]:
+        return self.make_codec()
+
+    def encoder(self, connection: Connection) -> Codec[Any]:
         return self.codec
 
-    async def process_message(self, source: Connection, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: Any) -> None:
         raise NotImplementedError
 
 
@@ -60,17 +64,39 @@ class Serving(Peer):
 
 
 class Sink(Serving):
-    received, began = 0, 0.0
+    def __init__(self, work: Work, tell: Tell) -> None:
+        super().__init__(work, tell)
+        self.received = 0  # not of the class: since Python 3.12 a counter there would cost half of the speed
+        self.first = 0  # messages that came before the clock
+        self.began = 0.0
 
-    async def process_message(self, source: Connection, message: bytes) -> None:
+    async def process_message(self, source: Connection, message: Any) -> None:
         if message:
             self.received += 1
             if self.received == 1:
-                self.began = perf_counter()
+                self.first, self.began = 1, perf_counter()
         else:
-            took = perf_counter() - self.began
-            self.tell.figures(received=self.received, rate=(self.received - 1) / took)
-            await self.outbox.send(source, b"")
+            await self.finish(source, b"")
+
+    async def finish(self, source: Connection, last_word: object) -> None:
+        took = perf_counter() - self.began
+        self.tell.figures(received=self.received, rate=(self.received - self.first) / took)
+        await self.outbox.send(source, last_word)
+
+
+class BatchedSink(Sink):
+    """As a codec of lists makes it: one call for all messages of a chunk."""
+
+    def make_codec(self) -> Codec[Any]:
+        return batched(super().make_codec())
+
+    async def process_message(self, source: Connection, message: list[bytes]) -> None:
+        self.received += len(message)
+        if not self.first:
+            self.first, self.began = self.received, perf_counter()
+        if not message[-1]:
+            self.received -= 1
+            await self.finish(source, [b""])
 
 
 class Broadcaster(Serving):
@@ -94,11 +120,11 @@ class Closer(Serving):
         await self.node.shut_down()
 
 
-async def serve(work: Work, tell: Tell) -> None:
+async def serve(work: Work, tell: Tell, *, in_batches: bool = False) -> None:
     peer: Peer
     match work.kind:
         case "throughput":
-            peer = Sink(work, tell)
+            peer = BatchedSink(work, tell) if in_batches else Sink(work, tell)
         case "broadcast":
             peer = Broadcaster(work, tell)
         case "disconnect":
@@ -130,6 +156,11 @@ class Calling(Peer):
             yield await node.connect((HOST, server.port))
 
 
+class BatchedSource(Calling):
+    def make_codec(self) -> Codec[Any]:
+        return batched(super().make_codec())
+
+
 class Pinger(Calling):
     def __init__(self, work: Work) -> None:
         super().__init__(work)
@@ -156,6 +187,21 @@ async def source(work: Work, server: Server) -> Figures:
                 await send(addr, message)
             sent += work.burst
         await send(addr, b"")
+        await peer.done.wait()
+    return {"sent": sent}
+
+
+async def source_of_batches(work: Work, server: Server) -> Figures:
+    peer, sent = BatchedSource(work), 0
+    batch = [bytes(work.size)] * min(64, work.burst)
+    async with peer.connected(server) as connection:
+        send, addr = peer.outbox.send, connection.addr
+        deadline = perf_counter() + work.seconds
+        while perf_counter() < deadline:
+            for _ in range(work.burst // len(batch)):
+                await send(addr, batch)
+                sent += len(batch)
+        await send(addr, [b""])
         await peer.done.wait()
     return {"sent": sent}
 
@@ -218,4 +264,8 @@ async def call(work: Work, server: Server) -> Figures:
 
 
 if __name__ == "__main__":
-    take_turns({f"pea2pea, {loop}": on(loop, serve, call) for loop in LOOPS})
+    serve_batches = partial(serve, in_batches=True)
+    take_turns(
+        {f"pea2pea, {loop}": on(loop, serve, call) for loop in LOOPS}
+        | {f"pea2pea batched, {loop}": on(loop, serve_batches, source_of_batches) for loop in LOOPS}
+    )

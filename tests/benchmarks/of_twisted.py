@@ -109,7 +109,9 @@ class Served(Receiver):
 
 
 class Sink(Served):
-    received, began = 0, 0.0
+    def __init__(self, serving: Serving) -> None:
+        super().__init__(serving)
+        self.received, self.began = 0, 0.0
 
     def stringReceived(self, string: bytes) -> None:
         if not string:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sysconfig
 from collections import defaultdict
 from datetime import datetime, timezone
 from importlib.metadata import distributions
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from tests.benchmarks.plan import BARS, EVERYBODY, IMPORTS, NOTES, TABLES, Column
+from tests.benchmarks.plan import BARS, IMPORTS, NOTES, ROWS, TABLES, Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,15 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def build() -> str:
+    """How the interpreter was built, which makes up to a third of the speed of messages."""
+    options = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    found = {"PGO": "--enable-optimizations" in options, "LTO": "--with-lto" in options}
+    return ", ".join(
+        [f"{'' if there else 'no '}{name}" for name, there in found.items()] + [platform.python_compiler()]
+    )
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
     found = {
@@ -39,7 +49,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "load before": f"{os.getloadavg()[0]:.1f}",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} ({build()})",
     }
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -83,7 +93,7 @@ class Results:
     def _table(self, title: str, columns: tuple[Column, ...]) -> str:
         columns = tuple(column for column in columns if column.trial in self._runs)
         rows = [["", *(column.title for column in columns)]]
-        for who in (*EVERYBODY, "floor"):
+        for who in ROWS:
             cells = [self._cell(who, column) for column in columns]
             if any(cells):
                 rows.append([who, *cells])
@@ -170,7 +180,7 @@ class Picture:
         self._results = results
 
     def svg(self) -> str:
-        height = self.HEAD + self.ROW * len((*EVERYBODY, "floor")) + self.GAP
+        height = self.HEAD + self.ROW * len(ROWS) + self.GAP
         size = f'width="{2 * self.WIDTH}" height="{(len(self.PANELS) + 1) // 2 * height}"'
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
@@ -183,11 +193,7 @@ class Picture:
         return "\n".join([*parts, "</svg>"]) + "\n"
 
     def _panel(self, column: Column) -> Iterator[str]:
-        measured = [
-            (who, values)
-            for who in (*EVERYBODY, "floor")
-            if (values := self._results.values(column.trial, who, column.figure))
-        ]
+        measured = [(who, values) for who in ROWS if (values := self._results.values(column.trial, who, column.figure))]
         longest = max((max(values) for _, values in measured), default=1.0)
         for row, (who, values) in enumerate(measured):
             y, median = self.HEAD + row * self.ROW, statistics.median(values)
