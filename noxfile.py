@@ -144,6 +144,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def simulated(session: nox.Session) -> None:
+    """Run the tests that need no real socket over a simulated network, in real time."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", "--simulated", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Run every example through its command line, and look at what it prints."""
     install(session, "test", "examples")

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from pea2pea.testing import Network
 from pea2pea.testing.network import _Socket, _Stream
 from pea2pea.transport import TCPTransport, default_transport
+from tests.real_sockets import is_simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,10 +115,17 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not left, f"{len(left)} sockets were left open"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    real: list[pytest.Item] = []
     for item in items:
-        if "stress" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
+        path = item.path.relative_to(Path(__file__).parent)
+        if "stress" in path.parts[:-1]:
             item.add_marker(pytest.mark.stress)
+        if not is_simulated(f"{path.as_posix()}::{item.name}"):
+            real.append(item)
+    if config.getoption("--simulated"):
+        config.hook.pytest_deselected(items=real)
+        items[:] = [item for item in items if item not in real]
 
 
 def pytest_collection_finish() -> None:

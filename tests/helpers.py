@@ -300,13 +300,13 @@ class RawPeer:
 
     async def receive_exactly(self, count: int) -> bytes:
         """So many bytes; `EndOfStream` if the stream ends before."""
-        data = b""
+        data = bytearray()
         while len(data) < count:
             some = await self.receive(count - len(data))
             if not some:
                 raise EndOfStream
             data += some
-        return data
+        return bytes(data)
 
     async def receive_message(self) -> bytes:
         """One message of a `User`."""
