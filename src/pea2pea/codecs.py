@@ -99,6 +99,8 @@ class Codec(Decoder[M], Encoder[M], Protocol[M]):
 class _Partial:
     """The frame that is still arriving. Large pieces are kept as they came, small ones are joined."""
 
+    __slots__ = ("_pieces", "size")
+
     def __init__(self) -> None:
         self.size = 0
         self._pieces: list[bytes | bytearray] = []
