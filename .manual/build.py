@@ -137,8 +137,7 @@ class Site:
         if path == HERE / "rumour.svg":
             return "rumour.svg"
         if not path.is_file():
-            self.problems.append(f"a link to {path}, which is not there")
-            return ""
+            return path.name  # a dead link, as will be told
         suffix = ".txt" if path.suffix in ("", ".py") else ""  # so that a browser shows it
         return self.copies.setdefault(path, f"files/{path.relative_to(ROOT).as_posix()}{suffix}")
 
