@@ -166,14 +166,15 @@ def test_a_dial_that_nothing_answers_fails_after_two_minutes(run: Run) -> None:
 def test_what_is_held_comes_when_it_is_released_and_in_order(run: Run) -> None:
     async def scenario(sim: Simulation) -> None:
         a, b = await connected(sim)
-        with sim.network.hold(sim.host(A), sim.host(B)) as held:
-            await a.send(b"one ")
-            await anyio.sleep(1)
-            await a.send(b"two")
-            await anyio.sleep(1)
-            assert b.receive_nowait() is None
-            await b.send(b"!")
-            assert await a.receive() == b"!"
+        held = sim.network.hold(sim.host(A), sim.host(B))
+        await a.send(b"one ")
+        await anyio.sleep(1)
+        await a.send(b"two")
+        await anyio.sleep(1)
+        assert b.receive_nowait() is None
+        await b.send(b"!")
+        assert await a.receive() == b"!"
+        held.release()
         await a.send(b" three")
         held.release()
         assert await exactly(b, 13) == b"one two three"

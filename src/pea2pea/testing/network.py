@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from anyio import BusyResourceError, CancelScope, ClosedResourceError, Event, current_time
 from anyio.lowlevel import checkpoint
-from typing_extensions import Self
 
 from .._address import Address, canonical, literal, reachable, show
 from ..transport import TCPStream
@@ -130,7 +129,7 @@ Verdict.DROP = Verdict(drop=True)
 
 
 class Held:
-    """What one host sends to another, and the network holds back until `release`; as a context manager, until then."""
+    """What one host sends to another, and the network holds back until `release`."""
 
     def __init__(self, network: Network, way: tuple[str, str]) -> None:
         self._network = network
@@ -143,12 +142,6 @@ class Held:
             del self._network.held[self._way]
             for arrive in self.arrivals:
                 arrive()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Network:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import anyio
 from anyio import EndOfStream, Event
 
+from ..handshakes import MessageStream
 from ..transport import TCPStream, TCPTransport
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
 
         `FrameError` or whatever else the codec or a reply has raised; `BrokenResourceError` after a reset.
         """
-        self._codec = codec
+        self._messages = MessageStream(stream, codec)
         self._unexpected: list[M] = []  # what no `expect` has returned
         self._has_ended = False
         self._changed = Event()
@@ -89,8 +90,7 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
     async def send(self, *messages: M) -> None:
         """Send messages, one after the other; AnyIO's stream errors if the connection is gone."""
         for message in messages:
-            frame = self._codec.encode(message)
-            await self.send_raw(b"".join(frame) if isinstance(frame, tuple) else bytes(frame))
+            await self._messages.send(message)
 
     async def send_raw(self, data: bytes) -> None:
         """Send bytes as they are: half a frame, or nonsense."""
@@ -151,30 +151,24 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
 
     async def _receive(self) -> None:
         try:
-            while data := await self._chunk():
-                await self._take(data)
-            await self._take(b"")
+            while True:
+                await self._take(await self._messages.receive())
+        except EndOfStream:
+            pass
         except Exception as error:  # noqa: BLE001  # told to who waits
             self.cause = error
         finally:
             self._has_ended = True
             self._changed.set()
 
-    async def _chunk(self) -> bytes:
-        try:
-            return await self.stream.receive()
-        except EndOfStream:
-            return b""
-
-    async def _take(self, data: bytes) -> None:
-        for message in self._codec.decode(data):
-            self.received.append(message)
-            self._unexpected.append(message)
-            self._changed.set()
-            self._changed = Event()
-            reply = next((reply for kind, reply in self.replies.items() if isinstance(message, kind)), None)
-            if reply is not None:
-                await self.send(*reply(message))
+    async def _take(self, message: M) -> None:
+        self.received.append(message)
+        self._unexpected.append(message)
+        self._changed.set()
+        self._changed = Event()
+        reply = next((reply for kind, reply in self.replies.items() if isinstance(message, kind)), None)
+        if reply is not None:
+            await self.send(*reply(message))
 
     def __repr__(self) -> str:
         state = "ended" if self._has_ended else "connected"

@@ -377,9 +377,7 @@ class _Task(asyncio.Task[T]):
 class _Call(asyncio.TimerHandle):
     """A call that is to be made. Once it is cancelled, it keeps nothing alive."""
 
-    def __init__(
-        self, loop: _Loop, when: float, func: Callable[..., object], args: tuple[Any, ...], context: Context | None
-    ) -> None:
+    def __init__(self, loop: _Loop, when: float, func: Any, *args: Any, context: Context | None = None) -> None:
         context = copy_context() if context is None else context
         super().__init__(when, func, args, loop, context)
         self.make: Callable[[], object] | None = partial(context.run, func, *args)
@@ -418,10 +416,8 @@ class _Loop(asyncio.SelectorEventLoop):
         """Let time pass while something runs."""
         self._moment += seconds
 
-    def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.Handle:
-        call, owner = _Call(self, 0.0, callback, args, context), getattr(callback, "__self__", None)
+    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]  # of any types
+        call, owner = _Call(self, 0.0, *args, **options), getattr(args[0], "__self__", None)
         if isinstance(owner, _Task):
             self._steps.append((owner.number, next(self._sequence), call))
         else:
@@ -429,17 +425,13 @@ class _Loop(asyncio.SelectorEventLoop):
         self._keep_turning()
         return call
 
-    def call_at(
-        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        call = _Call(self, when, callback, args, context)
-        heappush(self._timers, (when, next(self._sequence), call))
+    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
+        call = _Call(self, *args, **options)
+        heappush(self._timers, (call.when(), next(self._sequence), call))
         return call
 
-    def call_later(
-        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return self.call_at(self._moment + delay, callback, *args, context=context)
+    def call_later(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
+        return self.call_at(self._moment + args[0], *args[1:], **options)
 
     def _keep_turning(self) -> None:
         if not self._is_turning:
