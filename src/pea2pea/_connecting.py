@@ -238,9 +238,12 @@ class Connector:
             async with create_task_group() as tasks:
                 tasks.cancel_scope.shield = True  # what cancels the other connections does not reach this one
                 session.tasks = tasks
-                if await self._establish(attempt):
-                    await run_established(session, self._shared.protocols)
-                attempt.over = True
+                try:
+                    if await self._establish(attempt):
+                        await run_established(session, self._shared.protocols)
+                    attempt.over = True
+                finally:
+                    session.tasks = None  # nobody may start a task while the group is left, which still takes a turn
                 if session.others:
                     tasks.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001  # of a stream, or our own, or a cancellation from outside

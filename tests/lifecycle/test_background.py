@@ -10,7 +10,18 @@ from anyio.abc import ByteStream
 
 from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, NodeClosedError, NotConnectedError, Side
 
-from ..helpers import RawPeer, User, connect, frame, running_tasks, told_errors, turns, two_nodes, wait_until
+from ..helpers import (
+    RawPeer,
+    User,
+    connect,
+    frame,
+    memory_pair,
+    running_tasks,
+    told_errors,
+    turns,
+    two_nodes,
+    wait_until,
+)
 
 
 class Recorder:
@@ -293,3 +304,44 @@ async def test_a_disconnect_by_a_nodes_task_is_waited_for() -> None:
     async with two_nodes(dialler, responder) as (ours, _):
         dialler.node.start_soon(task)
         await wait_until(lambda: left == [0])
+
+
+@pytest.mark.parametrize("how", ["close", "disconnect", "memory"])
+async def test_started_in_the_last_turns(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A task that is started in any turn of a connection's end is cancelled, or `NotConnectedError` is raised."""
+    refused = 0
+    for number in range(20):
+        user, task = User(enable={"reading"}), Recorder()
+        async with user.node as node, anyio.create_task_group() as group:
+            if how == "memory":
+                ours, theirs = memory_pair()
+                connection = await node.adopt(ours, ("somebody", 1), Side.RESPONDER)
+                await theirs.aclose()
+            else:
+                with await RawPeer.dial(await node.start_listening()) as peer:
+                    connection = await established(user)
+                    if how == "disconnect":
+                        group.start_soon(node.disconnect, connection)
+                        await turns(number)
+                        peer.close()
+            await ended(connection)
+            await turns(number)
+            try:
+                connection.start_soon(task)
+            except NotConnectedError:
+                refused += 1
+            with anyio.fail_after(5):
+                await connection.wait_closed()
+            assert task.begun == task.cancelled
+    assert refused
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def established(user: User) -> Connection:
+    await wait_until(lambda: user.node.connections)
+    return user.only
+
+
+async def ended(connection: Connection) -> None:
+    while connection.origin is None:
+        await turns(1)
