@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from contextlib import suppress
+from typing import cast
 
 import anyio
 from anyio import EndOfStream, Event, TaskHandle, TypedAttributeProvider
@@ -167,7 +168,7 @@ def _end_socket(stream: ByteStream) -> None:
 
 
 def _socket_of(stream: ByteStream) -> socket.socket | None:
-    provider: object = stream  # of a user's, who need not inherit from AnyIO's interface
+    provider = cast("object", stream)  # of a user's, who need not inherit from AnyIO's interface
     return provider.extra(SocketAttribute.raw_socket, None) if isinstance(provider, TypedAttributeProvider) else None
 
 

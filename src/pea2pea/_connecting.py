@@ -51,7 +51,9 @@ class Shared:
     protocols: Protocols
     transport: Transport
     context: Context  # captured when the node was entered
-    hook_tasks: dict[int, Session] = field(default_factory=dict)  # which task runs the hooks of which connection
+    hook_tasks: dict[int, Session] = field(
+        default_factory=dict[int, Session]
+    )  # which task runs the hooks of which connection
     mirror: Mirror = field(default_factory=Mirror)
 
     def current_session(self) -> Session | None:
@@ -472,6 +474,7 @@ class Acceptor:
     async def _admit(self, accepted: tuple[ByteStream, Address]) -> None:
         report = self._shared.report
         stream: object = accepted
+        addr: Address | None = None
         try:
             stream, addr = accepted
             self._connector.admit(stream, checked(addr, "the peer's address"))

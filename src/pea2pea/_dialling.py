@@ -93,8 +93,8 @@ class Dialler:
     @contextmanager
     def _limit(self, timeout: float, failure: str = "") -> Generator[_Limit]:
         """Raise `NodeClosedError` if the node shuts down, `TimeoutError` if a step of the dial takes too long."""
-        with move_on_after(timeout) as scope:
-            limit = _Limit(scope, timeout, failure)
+        limit = _Limit(scope := move_on_after(timeout), timeout, failure)
+        with scope:
             self._scopes[scope] = None
             try:
                 yield limit

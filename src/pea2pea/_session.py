@@ -267,7 +267,8 @@ class Session:
         for coro in self.unbegun.values():  # cancelled from outside before they began (asyncio)
             if coro is not None:
                 coro.close()
-        self.connection._supervisor = None  # noqa: SLF001  # so that a connection that a user keeps holds nothing
+        # so that a connection that a user keeps holds nothing
+        self.connection._supervisor = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # users see no such name
         if self._closed is not None:
             self._closed.set()
         if self.state is not State.CLOSED:

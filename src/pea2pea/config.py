@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from inspect import getattr_static, iscoroutine, isfunction
+from typing import cast
 
 from ._address import Address, checked
 from ._text import describe
@@ -54,11 +55,11 @@ class Config:
     """Seconds that an orderly end may take (hook, flush and goodbye together); 0: none."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, (str, type(None))):
+        if not isinstance(cast("object", self.name), (str, type(None))):
             raise TypeError(f"name must be a str or None, not {describe(self.name)}")
         if self.name == "":
             raise ValueError("name must not be empty; None gives a node a number")
-        if not isinstance(self.reuse_listener_port, bool):
+        if not isinstance(cast("object", self.reuse_listener_port), bool):
             raise TypeError(f"reuse_listener_port must be a bool, not {describe(self.reuse_listener_port)}")
         if self.listener_addr is not None:
             object.__setattr__(self, "listener_addr", checked(self.listener_addr, "listener_addr"))

@@ -301,7 +301,7 @@ class TCPStream(ByteStream):
         self._size = READ_MIN
         self._back = b""  # what was put back
         self._drained = False  # the last read has taken all there was, and to wait is cheaper than to try again
-        self._mark = 1  # bytes from which on the kernel calls the socket readable
+        self._mark: int = 1  # bytes from which on the kernel calls the socket readable
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come

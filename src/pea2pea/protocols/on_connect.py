@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Protocol
 
 from anyio import CancelScope, Event, TaskHandle
@@ -43,9 +42,9 @@ class Greeting:
     async def _run(self) -> None:
         session = self._session
         try:
-            report, place = session.report, "on_connect"
-            hook = partial(report.call, place, self._hook.on_connect, session.connection, peer=session.addr)
-            if await run_in(session.context, hook, self._first_wait.set) is not None:
+            call, hook, connection = session.report.call, self._hook.on_connect, session.connection
+            run = lambda: call("on_connect", hook, connection, peer=session.addr)  # noqa: E731
+            if await run_in(session.context, run, self._first_wait.set) is not None:
                 session.end(DisconnectOrigin.ON_CONNECT)
         finally:
             self._first_wait.set()

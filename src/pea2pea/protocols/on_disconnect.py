@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Protocol
 
 from .._context import run_in
@@ -26,10 +25,11 @@ class OnDisconnect(Protocol):
 
 async def run_on_disconnect(session: Session, hook: OnDisconnect, timeout: float) -> None:
     """Run the hook for one connection."""
-    place, connection = "on_disconnect", session.connection
-    assert connection.origin is not None
+    place, connection, call = "on_disconnect", session.connection, session.report.call
+    origin = connection.origin
+    assert origin is not None
     with session.begin_phase(timeout) as scope:
-        call = partial(session.report.call, place, hook.on_disconnect, connection, connection.origin, peer=session.addr)
-        await run_in(session.context, call)
+        run = lambda: call(place, hook.on_disconnect, connection, origin, peer=session.addr)  # noqa: E731
+        await run_in(session.context, run)
     if scope.cancelled_caught:
         session.report.info(f"{place} was given up: it took too long", session.addr)

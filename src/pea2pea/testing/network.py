@@ -561,7 +561,7 @@ class _End:
         self._is_orphan = False  # it belongs to no program any more
         self._is_dead = False  # a reset has come or gone
         self.inbox, self.out = bytearray(), bytearray()
-        self.unsettled = 0  # bytes in the send buffer, sent or not; the end counts as one
+        self.unsettled: int = 0  # bytes in the send buffer, sent or not; the end counts as one
         self._flight = 0  # bytes under way
         self._lost: list[bytes] = []  # what did not get through, and what came behind it
         self._tries = 0
