@@ -17,7 +17,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
-from itertools import count
+from functools import partial
+from itertools import count, cycle
 from typing import Any, Final, cast
 
 import anyio
@@ -507,12 +508,12 @@ class _Run:
 
         async def keep_running() -> None:
             """Run the service again when something from outside has ended it."""
-            while True:
+            steps: list[Callable[[], Awaitable[None]]] = [func, partial(anyio.sleep, _POLL)]
+            for step in cycle(steps):
                 try:
-                    await func()
+                    await step()
                 except BaseException as error:  # noqa: BLE001  # a cancellation from outside, an interrupt, our own bug
                     await self._report.classify_soon(f"the {name}'s task", error)
-                await anyio.sleep(_POLL)
 
         self.services.start(keep_running, f"pea2pea {name} {self._report.node}", self._shared.context.copy(), restart)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import sys
 from contextlib import suppress
@@ -16,6 +17,7 @@ import anyio
 import pytest
 
 from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
+from pea2pea.protocols import writing
 from tests.conftest import LOOPS, open_sockets
 
 from ..helpers import ALL, RawListener, User, above_info, connect, two_nodes, wait_until
@@ -592,3 +594,49 @@ async def test_cancelled_poller() -> None:
             await peers.talk(rounds=2)
         assert not peers.user.ended
         assert not task.done()  # it serves again
+
+
+def task_of(user: User, service: str) -> asyncio.Task[Any]:
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == f"pea2pea {service} {user.node.name}"]
+    return task
+
+
+@pytest.mark.parametrize("pauses", [[0], [10], [10, 0], [10, 10], [10, 1, 2, 3]])
+@pytest.mark.parametrize("service", ["flusher", "idle watch", "poller"])
+async def test_service_cancelled_again(service: str, pauses: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service serves again, also if its task is cancelled once more while it pauses."""
+    monkeypatch.setattr(writing, "BURST", math.inf)  # nothing is sent directly
+    async with many_peers(idle_timeout=0.5 if service == "idle watch" else None) as peers:
+        user = peers.user
+        await peers.talk_until_it_is_used()
+        for count in pauses:
+            await turns(count)
+            task_of(user, service).cancel()
+        await turns(10)
+        if service == "poller":
+            await peers.talk_until_it_is_used()
+        elif service == "flusher":
+            for _ in range(5):
+                user.outbox.broadcast(b"more")
+            for peer in peers.peers:
+                assert [await peer.receive_message() for _ in range(5)] == [b"more"] * 5
+        else:
+            await wait_until(lambda: len(user.ended) == len(peers.peers))
+        assert user.node.heuristics.hook_errors <= len(pauses)
+
+
+async def test_flusher_cancelled_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is queued for other peers is written, if the flusher's task is cancelled between two of them."""
+    monkeypatch.setattr(writing, "SLICE", -1.0)
+    monkeypatch.setattr(writing, "BURST", math.inf)
+    async with many_peers() as peers:
+        user = peers.user
+        await peers.talk(rounds=1)
+        for number in range(6):
+            for _ in range(3):
+                user.outbox.broadcast(b"more")
+            task = task_of(user, "flusher")
+            await turns(number)
+            task.cancel()
+            for peer in peers.peers:
+                assert [await peer.receive_message() for _ in range(3)] == [b"more"] * 3

@@ -73,8 +73,9 @@ class Peers:
 
 
 @asynccontextmanager
-async def many_peers(count: int = PEERS) -> AsyncGenerator[Peers]:
-    user = Echo(Config(grace_period=1.0, max_connections_per_ip=count))
+async def many_peers(count: int = PEERS, *, idle_timeout: float | None = 60.0) -> AsyncGenerator[Peers]:
+    user = Echo(Config(grace_period=1.0, max_connections_per_ip=count), enable=ALL - {"handshake", "reading"})
+    user.node.enable_reading(user, idle_timeout=idle_timeout)
     async with user.node as node:
         addr = await node.start_listening()
         with ExitStack() as stack:

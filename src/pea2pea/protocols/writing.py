@@ -9,7 +9,7 @@ Rule 4: a write that was cut off ends the connection, since nobody knows how muc
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -566,7 +566,7 @@ class Flusher:
     """Writes, once the event loop gets its turn, what was queued meanwhile at any of a node's connections."""
 
     def __init__(self) -> None:
-        self._dirty: list[Writer[Any]] = []
+        self._dirty: deque[Writer[Any]] = deque()
         self._wakeup: Event | None = None
 
     def schedule(self, writer: Writer[Any]) -> None:
@@ -583,9 +583,8 @@ class Flusher:
                 self._wakeup = Event()
                 await self._wakeup.wait()
             until = _clock.now() + SLICE
-            dirty, self._dirty = self._dirty, []
-            for writer in dirty:
-                writer.flush()
+            while self._dirty:
+                self._dirty.popleft().flush()
                 if _clock.now() >= until:
                     await checkpoint()
                     until = _clock.now() + SLICE
