@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import logging
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from anyio import Event, sleep_forever
+from anyio.lowlevel import checkpoint
 
-from pea2pea import Config, Connection, DisconnectOrigin, FrameError, Side, TCPTransport
+from pea2pea import Config, Connection, DisconnectOrigin, FrameError, NotConnectedError, Side, TCPTransport
 from pea2pea.transport import TCPStream
 
 from ..helpers import Opaque, RawPeer, User, frame, memory_pair, wait_until
@@ -200,3 +202,33 @@ async def test_what_arrives_after_the_end_has_begun_is_not_counted() -> None:
         await connection.wait_closed()
     assert len(user.received) == 3
     assert user.node.heuristics.unprocessed_bytes == 0
+
+
+@pytest.mark.parametrize("size", [500, 10_000])
+async def test_what_was_not_read_when_a_write_fails_is_reported(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    """The peer has closed cleanly, a write tells so before the reader does, and there is no grace period."""
+    user, closed = User(Config(grace_period=0)), Event()
+    count = 110_000 // size  # more than is read ahead, and less than the kernel takes
+
+    async def answer(source: Connection, _: bytes) -> None:
+        await closed.wait()
+        with suppress(NotConnectedError):
+            while True:
+                user.outbox.send_nowait(source, b"answer")
+                await checkpoint()
+
+    user.handle = answer
+    caplog.set_level(logging.INFO, "pea2pea")
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await wait_until(lambda: node.connections)
+            connection = user.only
+            await peer.send(frame(bytes(size)) * count)
+            await wait_until(lambda: user.received)
+        closed.set()
+        await connection.wait_closed()
+    assert connection.origin is DisconnectOrigin.READING
+    assert connection.cause is None
+    assert len(user.received) < count
+    (told,) = [record.getMessage() for record in caplog.records if "had sent was given up" in record.getMessage()]
+    assert "what was not read yet" in told

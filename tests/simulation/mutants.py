@@ -95,17 +95,17 @@ MUTANTS = {
 """By their names."""
 
 FOUND_BY: dict[str, tuple[int, str]] = {
-    "no limit for each ip of dials": (3, "asyncio"),
-    "one connection too many": (6, "asyncio"),
+    "no limit for each ip of dials": (3, "trio"),
+    "one connection too many": (3, "trio"),
     "one inbound too many": (3, "asyncio"),
     "a side is not counted down": (1, "asyncio"),
-    "no budget for accepting": (2, "trio"),
-    "a free slot is not noticed": (1, "asyncio"),
+    "no budget for accepting": (1, "asyncio"),
+    "a free slot is not noticed": (2, "trio"),
     "a failed set-up keeps its slot": (1, "asyncio"),
-    "a wait before the table": (2, "asyncio"),
+    "a wait before the table": (3, "asyncio"),
     "names of a loop are kept": (1, "asyncio"),
     "no turns of processing": (1, "asyncio"),
-    "the second reader stays": (1, "asyncio"),
+    "the second reader stays": (2, "trio"),
     "messages are miscounted": (1, "asyncio"),
     "two who write": (6, "asyncio"),
     "the rest of a write is lost": (4, "asyncio"),

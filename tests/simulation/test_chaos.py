@@ -17,6 +17,13 @@ def test_nothing_goes_wrong(seed: int, backend: str) -> None:
     assert done["messages"] > 0
 
 
+@pytest.mark.parametrize(
+    ("seed", "backend"), [(67, "trio")]
+)  # an end that gave up what nobody had read, and did not say so
+def test_what_went_wrong_once(seed: int, backend: str) -> None:
+    chaos.run(seed, backend)
+
+
 def test_a_seed_is_the_same_again() -> None:
     assert chaos.run(4, "trio") == chaos.run(4, "trio")
     assert chaos.run(5, "asyncio") == chaos.run(5, "asyncio")

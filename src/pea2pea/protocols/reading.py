@@ -116,8 +116,8 @@ class Reader(Generic[M]):
 
     __slots__ = (
         "_ahead", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace", "_passed_on",
-        "_process", "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until", "_waiting_to_read",
-        "quiet_since",
+        "_process", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until",
+        "_waiting_to_read", "quiet_since",
     )  # fmt: skip
 
     def __init__(self, session: Session, reading: Reading[M], drop_beyond: int | None) -> None:
@@ -131,6 +131,7 @@ class Reader(Generic[M]):
         self._passed_on = False  # ... and the other one has the right to read
         self._in_hand = 0  # bytes of the chunk in which the decoder may have more messages
         self._ahead = 0  # bytes of the chunk that was read behind it
+        self._saw_end = False  # the end of the stream was read
         self._scope: CancelScope | None = None  # around the first reader
         self._second: TaskHandle[None] | None = None  # the other one
         self._second_began = False
@@ -166,8 +167,9 @@ class Reader(Generic[M]):
                 self._decoder_failed(self._backlog.error)
         session.report.heuristics.unprocessed_bytes += rest
         ours = session.connection.origin in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN)
-        if (rest or waited or self._busy) and not ours:
-            given_up = f"up to {rest} bytes, and {waited} messages that waited"
+        unread = session.state is State.DRAINING and not self._saw_end  # where a write has told that the peer is gone
+        if (rest or waited or self._busy or unread) and not ours:
+            given_up = f"up to {rest} bytes{' and what was not read yet' * unread}, and {waited} messages that waited"
             session.report.info("what a peer had sent was given up", session.addr, given_up)
 
     async def _run_second(self) -> None:
@@ -279,6 +281,7 @@ class Reader(Generic[M]):
         while data is None:  # until it is cancelled; not within `except`: Python 3.10 gives the error a traceback then
             await Event().wait()
         if not data:
+            self._saw_end = True
             self.drain()
         self._ahead = len(data)
         session.stats.bytes_received += len(data)
