@@ -76,12 +76,8 @@ class Poller:
         if self._epoll is not None:
             with suppress(OSError, ValueError):  # closing it does not do that where a forked child has it, too
                 self._epoll.unregister(number)
-        self._wake(number)
-
-    def _wake(self, number: int) -> None:
-        event = self._waiting.pop(number, None)
-        if event is not None:
-            event.set()
+        if number in self._waiting:
+            self._waiting.pop(number).set()
 
     async def run(self) -> None:
         """Be the task."""
@@ -95,12 +91,13 @@ class Poller:
             while True:
                 found = epoll.poll(0)
                 for number, _ in found:
-                    self._wake(number)
+                    if (event := self._waiting.pop(number, None)) is not None:
+                        event.set()
                 await (checkpoint() if found else wait_readable(epoll))
         finally:
             self._epoll, self.in_use = None, False
-            for number in list(self._waiting):
-                self._wake(number)
+            while self._waiting:
+                self._waiting.popitem()[1].set()
             with suppress(OSError):
                 epoll.close()
 

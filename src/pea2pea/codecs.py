@@ -65,8 +65,10 @@ class Decoder(Protocol[M_co]):
     """Makes messages of the bytes that one peer sends; it serves one connection and owns its buffer.
 
     A decoder may have an attribute or property `missing: int` as well: how many bytes it lacks, at least, for the next
-    message, or 0 when that is unknown. Who reads no more than that reads nothing that belongs to a later message. The
-    ready-made codecs with a length or a header have it, and what is mapped or batched of them.
+    message, or 0 when that is unknown. Who reads no more than that reads nothing that belongs to a later message, and
+    a node need not be woken before so much is there: where it is too large, a message comes late or never. It counts
+    once what `decode` returned has been iterated to its end. The ready-made codecs with a length or a header have it,
+    and what is mapped or batched of them.
     """
 
     def decode(self, data: bytes, /) -> Iterable[M_co]:

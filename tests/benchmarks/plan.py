@@ -65,7 +65,7 @@ SCALES = (1, 10, 100, 1_000, 10_000)
 def _trials() -> Iterator[tuple[str, Trial]]:
     rivals = (*OURS, *ANYIO, "ceiling")
     for name, size in ONE_WAY.items():
-        work = Work("throughput", size, 0.4)
+        work = Work("throughput", size, 0.3)
         if size < ONE_WAY["64 KiB"]:
             quick = (*OURS, *BATCHED, "asyncio streams", "twisted", "ceiling")
             yield name, Trial(work, (*EVERYBODY, *BATCHED), quick)
@@ -75,8 +75,8 @@ def _trials() -> Iterator[tuple[str, Trial]]:
             yield name, Trial(work, (*EVERYBODY, "floor"), (*OURS, "ceiling", "floor"))
         else:
             yield name, Trial(work, (*STREAMS, *ZMQ, "floor"), repeats=FEW)
-    yield "one", Trial(Work("roundtrip"), EVERYBODY, rivals)
-    yield "many", Trial(Work("roundtrip", in_flight=64), EVERYBODY)
+    yield "one", Trial(Work("roundtrip", seconds=0.4), EVERYBODY, rivals)
+    yield "many", Trial(Work("roundtrip", seconds=0.4, in_flight=64), EVERYBODY)
     yield "setup", Trial(Work("setup", connections=1_000), STREAMS, rivals)
     yield "broadcast", Trial(Work("broadcast", 1 << 10, connections=1_000), STREAMS, (*OURS, "ceiling"))
     yield "disconnect", Trial(Work("disconnect", connections=1_000), STREAMS, repeats=FEW)
@@ -85,7 +85,7 @@ def _trials() -> Iterator[tuple[str, Trial]]:
     yield "empty", Trial(Work("beside", 0, 1.0), flooded, OURS, FEW)
     yield "large", Trial(Work("beside", 1 << 20, 1.0), flooded, OURS, FEW)
     for connections in SCALES:
-        work = Work("scaling", connections=connections)
+        work = Work("scaling", seconds=0.3, connections=connections)
         few = (*OURS, "asyncio streams", "twisted", "ceiling")
         yield (
             f"{connections:,}",
