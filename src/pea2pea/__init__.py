@@ -13,12 +13,15 @@ The modules, in the order of a connection's life (imports point upwards in this 
     _closing                    the end of a stream: nothing that was sent is lost in a reset
     _life                       a connection from established to the end of its stream: one coroutine
     _admission                  limits, and the table of connections; nothing waits there
-    _self_connection            recognises a node that talks to itself
+    _self_connection            recognises a connection of a node with itself
     _connecting                 accept, adopt, set up
     _dialling                   resolve, dial, go on to the next address
     node                        the public face, the block that owns all tasks, the shutdown
     handshakes, topology        helpers for handshakes, and for many nodes
     testing                     helpers for tests; nothing here imports it
+
+`help` does not show what the fields of `Config`, `Connection`, `Stats` and `Heuristics` mean. The manual's reference
+does (`nox -s docs`), and so do the text behind each field in config.py, connection.py and stats.py.
 
 Of three names `help` tells nothing, since they are aliases:
 

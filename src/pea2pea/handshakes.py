@@ -1,5 +1,7 @@
 """What nearly every handshake needs: typed messages before the connection is established, and TLS.
 
+A handshake that uses both:
+
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         stream = await TLSHandshake(client=CLIENT, server=SERVER).perform_handshake(connection, stream)
         messages = MessageStream(stream, LinesCodec(max_length=64))

@@ -24,7 +24,7 @@ class Handshake(Protocol):
     """Opt in with `Node.enable_handshake`."""
 
     def perform_handshake(self, connection: Connection, stream: ByteStream, /) -> Coroutine[Any, Any, ByteStream]:
-        """Say, on both sides, whatever it takes to become peers.
+        """Called on both sides, before the connection is established: exchange what each needs to accept the other.
 
         Returns the stream to go on with: the given one, or one that wraps it (TLS, Noise). Bytes that were read too
         far must be in the returned one. `pea2pea.handshakes` has what nearly every handshake needs: typed messages,

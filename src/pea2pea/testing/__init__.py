@@ -4,7 +4,7 @@
     simulate        programs on hosts of their own, over a network that fails, in virtual time; a seed replays it
     Network         such a network by itself, in real time: `Node(config, transport=network.host("10.0.0.1"))`
     ScriptedPeer    a peer that does what a test says, for conformance tests of any node
-    wait_until      the end of waiting for a fixed time
+    wait_until      waits for a condition, in real time, in place of a fixed sleep
 
 How to test a protocol under failures. `program` runs a node until it is cancelled, and knows nothing of the simulation:
 

@@ -243,9 +243,9 @@ def simulate(
     losses, and `random` follow from the seed alone. Not simulated are threads (starting one raises `RuntimeError`),
     real sockets and files, subprocesses, `os.urandom` and the clocks of `time`. The garbage collector rests meanwhile.
 
-    seeds: so many, from 1 on, or these.
+    seeds: a number n for the seeds 1 to n, or the seeds themselves: `seeds=100`, `seeds=[64]`.
     backend: "asyncio" or "trio".
-    limit: virtual seconds for each run; beyond that, which a hang makes happen at once, it is a `TimeoutError`.
+    limit: virtual seconds for each run. A run that takes longer raises `TimeoutError`; so does one that hangs, at once.
     stall: the probability that a look at the clock takes up to 3 ms, as on a busy machine.
 
     Raises what the scenario, or the program of a host, raises. Before that, it writes to `sys.stderr`: the seed, how to
