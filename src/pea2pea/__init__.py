@@ -4,6 +4,7 @@ The modules, in the order of a connection's life (imports point upwards in this 
 
     errors, config, stats       what is raised, set and counted
     codecs                      bytes to messages and back; no I/O
+    _poller                     one wait of the event loop's for many sockets (epoll)
     transport                   byte streams: TCP, or one's own
     connection                  what users see of a connection
     _report                     logging, and the classification of what user code raises

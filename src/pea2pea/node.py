@@ -2,7 +2,7 @@
 
     Node.__asynccontextmanager__        the block: a task group that holds one task, `_manage`
       _manage                           three groups, ended from the inside out
-        services                        accept loop, flusher, idle watch
+        services                        accept loop, flusher, idle watch, poller
           background                    what users start
             connections                 one task a connection, see `_connecting` and `_life`
 
