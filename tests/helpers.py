@@ -55,6 +55,7 @@ __all__ = [
     "frames",
     "memory_pair",
     "running_tasks",
+    "start_poller",
     "told_errors",
     "turns",
     "two_nodes",
@@ -218,6 +219,13 @@ def told_errors(caplog: pytest.LogCaptureFixture) -> list[BaseException]:
         assert traceback is not None
         found.append(error)
     return found
+
+
+def start_poller(node: Node) -> None:
+    """Start the service that otherwise begins once many connections read in turn: it has a task and a descriptor."""
+    poller = node._protocols.poller
+    if poller is not None:
+        poller.start()
 
 
 async def turns(count: int = 10) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pea2pea import Config, Connection, DeliveryError, NotConnectedError, Side, TCPTransport
 from tests.conftest import open_sockets
 
-from ..helpers import ALL, RawListener, User, memory_pair, running_tasks, turns, wait_until
+from ..helpers import ALL, RawListener, User, memory_pair, running_tasks, start_poller, turns, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,6 +97,8 @@ class Chaos:
             self.addr = await self.peer.node.start_listening()
             await turns()
             await self.user.node.connect(self.addr)  # so that the services which start at need are there
+            for node in (self.peer.node, self.user.node):
+                start_poller(node)
             await self.settled()
             sockets, tasks = open_sockets(), running_tasks()
             for number in range(count):

@@ -12,7 +12,19 @@ import pytest
 
 from pea2pea import Config, HandshakeError, Side
 
-from ..helpers import ALL, Echo, RawPeer, User, descriptors, frame, memory_pair, running_tasks, turns, wait_until
+from ..helpers import (
+    ALL,
+    Echo,
+    RawPeer,
+    User,
+    descriptors,
+    frame,
+    memory_pair,
+    running_tasks,
+    start_poller,
+    turns,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -133,6 +145,8 @@ async def scene(caplog: pytest.LogCaptureFixture) -> AsyncGenerator[Scene]:
     scene = Scene()
     async with scene.user.node, scene.peer.node:
         scene.addr = await scene.user.node.start_listening()
+        for node in (scene.user.node, scene.peer.node):
+            start_poller(node)
         yield scene
 
 
