@@ -15,7 +15,7 @@ from anyio.abc import SocketAttribute
 from pea2pea import Config, Connection, Side, TCPTransport
 from tests.conftest import open_sockets
 
-from ..helpers import ALL, Opaque, User, descriptors, running_tasks, turns, wait_until
+from ..helpers import ALL, Opaque, User, descriptors, running_tasks, start_poller, turns, wait_until
 from ..protocol.tls import wrap
 
 if TYPE_CHECKING:
@@ -195,6 +195,9 @@ class Sweep:
         async with self.peer.node, self.user.node:
             self.addr = await self.peer.node.start_listening()
             await self.check_that_it_works()  # and the services which start at need are there
+            for user in (self.peer, self.user):
+                start_poller(user.node)
+            await self.settle()
             tasks, sockets, count = running_tasks(), open_sockets(), descriptors()
             for call in calls:
                 for number in after:
