@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 HAS_EPOLL = hasattr(select, "epoll")  # on Linux, that is
 WAITS, MANY = 16, 4  # it is used if so many waits in a row were those of so many sockets
-_PAUSE = 1.0  # seconds until the next try if the system has no descriptor for it
+_PAUSE = 1.0  # seconds until the next try if there is no descriptor that can be waited for
 
 
 class Poller:
@@ -83,10 +83,6 @@ class Poller:
         """Be the task."""
         try:
             epoll = self._epoll = select.epoll()
-        except OSError:
-            await sleep(_PAUSE)
-            return
-        try:
             await checkpoint()  # who waited for a descriptor of the same number, just closed, must have let go of it
             while True:
                 found = epoll.poll(0)
@@ -94,12 +90,17 @@ class Poller:
                     if (event := self._waiting.pop(number, None)) is not None:
                         event.set()
                 await (checkpoint() if found else wait_readable(epoll))
+        except (OSError, BusyResourceError, ClosedResourceError):
+            pass  # no descriptor, or one with the number of a socket that others closed, and that is still in use here
         finally:
-            self._epoll, self.in_use = None, False
+            self.in_use = False
+            if self._epoll is not None:
+                with suppress(OSError):
+                    self._epoll.close()
+                self._epoll = None
             while self._waiting:
                 self._waiting.popitem()[1].set()
-            with suppress(OSError):
-                epoll.close()
+        await sleep(_PAUSE)
 
 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT if HAS_EPOLL else 0

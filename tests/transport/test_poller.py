@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from anyio import BusyResourceError, ClosedResourceError
+from anyio.abc import SocketAttribute
 
 from pea2pea import Config, DisconnectOrigin
 from pea2pea._poller import HAS_EPOLL, MANY, WAITS, Poller
@@ -307,6 +309,39 @@ async def test_its_own_number_may_have_been_that_of_a_socket_which_somebody_wait
             await peer.send(b"here")
             await wait_until(lambda: received == [b"here"])
             group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_number_that_others_closed(waits: bool, caplog: pytest.LogCaptureFixture) -> None:  # a parameter
+    """Its number is that of a socket of the node that others closed: whatever becomes of it, all others are served."""
+    async with many_peers() as peers:
+        node, (victim, *others) = peers.user.node, peers.peers
+        await wait_until(lambda: len(node.connections) == PEERS)
+        connection = node.connections[victim.addr]
+        if not waits:
+
+            async def handle(source: Connection, _: bytes) -> None:
+                await anyio.sleep(0 if source is not connection else math.inf)
+
+            peers.user.handle = handle
+            for count in (1, 2):  # one for the handler, one that is read ahead
+                await victim.send(frame(b"x"))
+                await wait_until(lambda count=count: connection.stats.bytes_received == count * 5)  # type: ignore[misc]
+        await turns()
+        number = connection.extra(SocketAttribute.raw_socket).fileno()
+        gaps = free_descriptors_below(number)
+        for descriptor in gaps:
+            os.dup2(others[0].sock.fileno(), descriptor)
+        os.close(number)
+        poller = poller_of(peers.user)
+        await peers.talk(*others, rounds=2 * ROUNDS)
+        assert poller.in_use is not waits
+        for descriptor in gaps:
+            os.close(descriptor)
+        await node.disconnect(connection, abort=True)
+        with anyio.fail_after(10):
+            await peers.talk(*others)
+    assert not above_info(caplog)
 
 
 def free_descriptors_below(number: int) -> list[int]:
