@@ -88,16 +88,13 @@ async def test_what_is_no_address_costs_one_connection(spoil: Callable[[ByteStre
 
 async def test_stream_without_names(caplog: pytest.LogCaptureFixture) -> None:
     """Also while a dial is watched for a loop."""
-    other = Echo(Config(listener_addr=("127.0.0.2", 0)))
-    async with other.node:
-        host, port = await other.node.start_listening()
-        echo = Echo(
-            Config(listener_addr=("127.0.0.1", port), grace_period=0.1),
-            transport=Broken(lambda stream, addr: (Nameless(stream), addr)),
-        )
-        async with echo.node as node:
-            addr = await node.start_listening()
-            await node.connect((host, port))  # at the port where it listens itself
+    transport = Broken(lambda stream, addr: (Nameless(stream), addr))
+    echo = Echo(Config(listener_addr=("127.0.0.1", 0), grace_period=0.1), transport=transport)
+    async with echo.node as node:
+        addr = await node.start_listening()
+        other = Echo(Config(listener_addr=("127.0.0.2", addr[1])))
+        async with other.node:
+            await node.connect(await other.node.start_listening())  # at the port where it listens itself
             assert await answers(addr)
             assert node.heuristics.hook_errors == 0
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
