@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyio import current_time, get_cancelled_exc_class
+from anyio.lowlevel import cancel_shielded_checkpoint
 
 from ._closing import Discarder, close_stream, end_stream, watch_for_eof
 from ._poller import Poller
@@ -48,6 +49,8 @@ async def run_established(session: Session, protocols: Protocols) -> None:
     reader, writer, greeting = _start_protocols(session, protocols)
     await _run_open(session, reader, greeting)
     if session.state is State.DRAINING:
+        for _ in range(2):  # a task that the last handler has started may have an answer to send at once
+            await cancel_shielded_checkpoint()
         session.set_state(State.ENDING)
         drained = True
     else:

@@ -73,6 +73,7 @@ class Poller:
     def forget(self, sock: socket.socket) -> None:
         """Wake who waits for a socket that is about to be closed."""
         number = sock.fileno()
+        self._recent.discard(number)  # many that come and go are not many that wait
         if self._epoll is not None:
             with suppress(OSError, ValueError):  # closing it does not do that where a forked child has it, too
                 self._epoll.unregister(number)

@@ -362,3 +362,24 @@ async def test_slow_peer_within_the_grace() -> None:
         await turns()
         assert peer.connection in sender.node.connections.values()
         assert await peer.read_all() == [CLOG]
+
+
+@pytest.mark.parametrize("requests", [1, 30])
+@pytest.mark.parametrize("by", ["connection", "node"])
+async def test_answer_from_a_task(requests: int, by: str) -> None:
+    """A task that a handler has started runs to its first wait also if the peer has closed, so its answer goes out."""
+    user = User(enable=ALL)
+
+    async def handle(source: Connection, message: bytes) -> None:
+        async def answer() -> None:
+            user.outbox.send_nowait(source, message)
+
+        (source if by == "connection" else user.node).start_soon(answer)
+
+    user.handle = handle
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(b"".join(frame(b"%d" % number) for number in range(requests)))
+            peer.half_close()
+            answers = [await peer.receive_message() for _ in range(requests)]
+            assert sorted(answers, key=int) == [b"%d" % number for number in range(requests)]

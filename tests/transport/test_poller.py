@@ -123,6 +123,21 @@ async def test_few_connections_never_use_it() -> None:
         assert not [name for name in running_tasks() if "poller" in name]
 
 
+async def test_connections_that_follow_each_other_are_few() -> None:
+    """Though each has a descriptor of its own; one held open beside makes their numbers differ."""
+    user = Echo(enable=ALL)
+    async with user.node as node:
+        addr = await node.start_listening()
+        with ExitStack() as others:
+            for number in range(2 * WAITS):
+                others.enter_context(socket.socket())
+                with await RawPeer.dial(addr) as peer:
+                    await peer.send(frame(b"%d" % number))
+                    assert await peer.receive_message() == b"%d" % number
+                await wait_until(lambda: not node.connections)
+                assert not poller_of(user).in_use
+
+
 @pytest.mark.parametrize("size", [1, 300_000])
 async def test_all_that_many_peers_send_at_once_comes_back(size: int) -> None:
     async with many_peers() as peers:
