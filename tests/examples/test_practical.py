@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -202,8 +203,9 @@ def test_embedded_is_served_for_real() -> None:
                 letters = json.load(answer)
         assert letters == ["over TCP"]
         body = json.dumps({"to": addr, "text": "to myself"}).encode()
-        with pytest.raises(OSError, match="502"):
+        with pytest.raises(HTTPError, match="502") as caught:
             urlopen(Request(f"{match[0]}/letters", body, {"Content-Type": "application/json"}))  # noqa: S310  # likewise
+        caught.value.close()
         server.send_signal(signal.SIGINT)
         line_with("Application shutdown complete", server)
 
