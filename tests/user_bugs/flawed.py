@@ -112,7 +112,7 @@ class Flawed(Echo):
         elif self.place == "background task of the node":
             self.node.start_soon(self.of_the_node)
         elif self.place == "background task of a connection":
-            await wait_until(lambda: victim.addr in self.node.connections)
+            await wait_until(lambda: victim.addr in self.connected)
             self.node.connections[victim.addr].start_soon(self.of_a_connection)
         else:
             with suppress(ConnectionError):  # it may be too late for that
