@@ -180,18 +180,20 @@ class Session:
     async def _supervise(
         self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object
     ) -> None:
-        self.unbegun.pop(key, None)
-        task = get_current_task().id
-        self.hook_tasks[task] = self
-        try:
-            await func()
+        try:  # at once: trio raises KeyboardInterrupt anywhere
+            task = 0
+            try:
+                self.unbegun.pop(key, None)
+                task = get_current_task().id
+                self.hook_tasks[task] = self
+                await func()
+            finally:
+                self.hook_tasks.pop(task, None)
+                self.others -= 1
         except BaseException as error:  # noqa: BLE001  # mostly a cancellation from outside
             # AnyIO's own ends here: the task's handle would keep it, and with it all frames of its traceback.
             with suppress(get_cancelled_exc_class()):
                 self.end(origin, await self.report.classify_soon("a connection's task", error, self.addr), broken=True)
-        finally:
-            self.hook_tasks.pop(task, None)
-            self.others -= 1
 
     # Its end
 
