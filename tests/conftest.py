@@ -107,11 +107,12 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
     if "anyio_backend" not in request.fixturenames:
         yield
         return
+    gc.collect()  # what the test before has left, whose event loop is closed by now
+    gc.freeze()  # what is there by now stays, so the next collection need not look at it
     before = open_sockets()
     yield
     left = open_sockets() - before
     gc.collect()
-    gc.freeze()  # what is left by now stays, so the next collection need not look at it
     assert not left, f"{len(left)} sockets were left open"
 
 

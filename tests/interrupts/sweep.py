@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 ROOT = f"{Path(pea2pea.__file__).parent}{os.sep}"
 NOT_SWEPT = ("__init__.py", "topology.py", f"testing{os.sep}", "testing.py")  # no part of a running node
 LIMIT = 6.0  # seconds, after which a run hangs; an undisturbed one takes a twentieth
+# AnyIO's runner lets the cancellation out that an interrupt has become, where Python lacks `Task.uncancel` (asyncio)
+RIGHT = {"KeyboardInterrupt"} if sys.version_info >= (3, 11) else {"KeyboardInterrupt", "CancelledError()"}
 TRIES = 3  # for a position that a run did not reach: the kernel decides what happens, too
 
 
@@ -134,7 +136,7 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        return self.raised == "KeyboardInterrupt" and not (self.sockets or self.told or self.hangs)
+        return self.raised in RIGHT and not (self.sockets or self.told or self.hangs)
 
 
 class Errors(logging.Handler):
