@@ -453,7 +453,11 @@ class _Run:
         finally:
             with call_at_end(self._abandon):
                 self.close()
-            await self._finish()
+            try:
+                await self._finish()
+            except get_cancelled_exc_class():  # likewise; whoever leaves the block finishes what is left
+                if current_effective_deadline() == -math.inf:
+                    raise
 
     async def _wait_for_stop(self, connections: TaskGroup) -> None:
         """Wait until the node is to end.
