@@ -49,8 +49,9 @@ async def run_established(session: Session, protocols: Protocols) -> None:
     reader, writer, greeting = _start_protocols(session, protocols)
     await _run_open(session, reader, greeting)
     if session.state is State.DRAINING:
-        for _ in range(2):  # a task that the last handler has started may have an answer to send at once
-            await cancel_shielded_checkpoint()
+        with suppress(get_cancelled_exc_class()):  # one from outside (asyncio)
+            for _ in range(2):  # a task that the last handler has started may have an answer to send at once
+                await cancel_shielded_checkpoint()
         session.set_state(State.ENDING)
         drained = True
     else:

@@ -15,6 +15,7 @@ from tests.helpers import LOCALHOST, Opaque, RawPeer, frame, memory_pair
 
 HELLO = b"H"
 ANSWER = b"a"  # what begins with it is answered
+PAUSE = 0.0005  # seconds that a hook waits: it stands for the user's work, so there is no condition
 WITHIN = 1.0  # seconds for anything the scenario waits for
 
 
@@ -44,16 +45,16 @@ class Busy:
 
     async def process_message(self, source: Connection, message: bytes) -> None:
         self.received += 1
-        await anyio.sleep(0.0005)
+        await anyio.sleep(PAUSE)
         if message.startswith(ANSWER):
             with suppress(NodeError):
                 await self.outbox.send(source, message[1:])
 
     async def on_connect(self, connection: Connection) -> None:
-        await anyio.sleep(0.0005)
+        await anyio.sleep(PAUSE)
 
     async def on_disconnect(self, connection: Connection, origin: DisconnectOrigin) -> None:
-        await anyio.sleep(0.0005)
+        await anyio.sleep(PAUSE)
         with suppress(NodeError):
             self.outbox.send_nowait(connection, b"bye")
 
@@ -95,7 +96,7 @@ async def fill_a_queue(dialler: Busy, responder: Busy, addr: Address) -> None:
         dialler.node.start_soon(dialler.deliver, connection, ANSWER + bytes(300_000))
     dialler.outbox.broadcast(ANSWER)
     await dialler.outbox.drain(connection, below=300_000)
-    connection.start_soon(anyio.sleep, 0.0005)
+    connection.start_soon(anyio.sleep, PAUSE)
     await wait_until(lambda: dialler.delivered == 3, WITHIN)
     await dialler.node.disconnect(connection)
 

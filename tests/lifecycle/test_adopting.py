@@ -23,7 +23,7 @@ from pea2pea import (
     TCPTransport,
 )
 
-from ..helpers import LOCALHOST, Echo, MemoryStream, RawPeer, User, frame, frames, memory_pair, wait_until
+from ..helpers import LOCALHOST, Echo, MemoryStream, Opaque, RawPeer, User, frame, frames, memory_pair, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -98,28 +98,9 @@ async def stapled_streams() -> Ends:
     return StapledByteStream(Sending(one), Receiving(one)), StapledByteStream(Sending(other), Receiving(other))
 
 
-class WithoutEOF(ByteStream):
-    """A stream that cannot be half-closed."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.stream = stream
-
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        return await self.stream.receive(max_bytes)
-
-    async def send(self, item: bytes) -> None:
-        await self.stream.send(item)
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
-
-
 async def streams_without_eof() -> Ends:
     one, other = memory_pair()
-    return WithoutEOF(one), WithoutEOF(other)
+    return Opaque(one), Opaque(other)
 
 
 KINDS = [

@@ -20,7 +20,7 @@ from pea2pea import Config, DisconnectOrigin, Node, NotConnectedError
 from pea2pea.protocols import writing
 from tests.conftest import LOOPS, open_sockets
 
-from ..helpers import ALL, RawListener, User, above_info, connect, two_nodes, wait_until
+from ..helpers import ALL, RawListener, RawPeer, User, above_info, connect, frame, two_nodes, wait_until
 from ..transport.test_poller import many_peers
 from .cancelling import MEDIA, TURNS, Call, Cancelled, Sweep
 
@@ -482,6 +482,29 @@ async def test_reader_cancelled_before_it_began() -> None:
         assert not bystander.ended
     assert len(cancelled) == 1
     gc.collect()
+
+
+@pytest.mark.parametrize("turn", range(4))
+async def test_cancelled_after_the_last_message(turn: int) -> None:
+    """In the turns in which what the last handler has started may still answer: the hook runs all the same, once."""
+    user = User(enable=ALL)
+
+    async def handle(source: Connection, message: bytes) -> None:
+        async def cancel() -> None:
+            await turns(turn)
+            for task in asyncio.all_tasks():
+                if task.get_name() == f"pea2pea {user.node.name} {source}":
+                    task.cancel()
+
+        user.node.start_soon(cancel)
+
+    user.handle = handle
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"hello"))
+            peer.half_close()
+            await wait_until(lambda: user.connected and not node.connections)
+    assert len(user.ended) == 1
 
 
 def cancelled_natively_after(number: int) -> Cancelled:

@@ -45,8 +45,9 @@ from pea2pea._session import Session
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols.writing import Writer
 from pea2pea.testing import Host, Link, Simulation, simulate
+from tests.helpers import Opaque
 from tests.simulation.mutants import FOUND_BY, MUTANTS
-from tests.simulation.streams import Foreign, NoEof, Wrapped
+from tests.simulation.streams import Foreign, Wrapped
 
 ACTIONS = 600
 PORT = 4000
@@ -122,7 +123,7 @@ class Life:
         rough = not world.is_calm
         self.grace = rng.choice([0, 0.3, 2, GRACE]) if rough else rng.choice([0.5, GRACE, GRACE])
         self.handshake = rng.choice([0.3, HANDSHAKE]) if rough else HANDSHAKE
-        self.wrap = rng.choice([None, None, Wrapped, NoEof])
+        self.wrap = rng.choice([None, None, Wrapped, Opaque])
         self.slowness = rng.choice([0, 0, 0.2, 0.8])  # the probability that a message takes a while
         self.is_silent = rng.random() < 0.2  # it sends nothing
         self.scopes: dict[anyio.CancelScope, None] = {}  # around what it is doing
