@@ -32,7 +32,6 @@ class Poller:
         self._waiting: dict[int, Event] = {}  # by descriptor
         self._recent: set[int] = set()  # who has waited lately,
         self._waits = 0  # ... and how often that was
-        self._many = False
         self.in_use: bool = False
         """Whether it waits for all that wait from now on."""
 
@@ -41,12 +40,12 @@ class Poller:
         self._recent.add(sock.fileno())
         self._waits += 1
         if self._waits == WAITS:
-            self._many = len(self._recent) >= MANY
+            many = len(self._recent) >= MANY
             self._recent.clear()
             self._waits = 0
-            if self._many and self._epoll is None:
+            if many and self._epoll is None:
                 self.start()
-            self.in_use = self._many and self._epoll is not None
+            self.in_use = many and self._epoll is not None
         return self.in_use
 
     async def wait(self, sock: socket.socket) -> None:

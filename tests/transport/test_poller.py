@@ -94,7 +94,7 @@ async def running(poller: Poller) -> AsyncGenerator[TaskGroup]:
     async with anyio.create_task_group() as group:
         group.start_soon(poller.run)
         await turns()
-        poller.in_use = poller._many = True
+        poller.in_use = True
         poller._waits = -(10**6)  # no second thoughts
         yield group
         group.cancel_scope.cancel()
@@ -317,7 +317,7 @@ async def test_its_own_number_may_have_been_that_of_a_socket_which_somebody_wait
                 os.close(descriptor)
             assert poller._epoll is not None
             assert poller._epoll.fileno() == number
-            poller.in_use = poller._many = True
+            poller.in_use = True
             stream.poller = poller
             group.start_soon(receive, stream)
             await wait_until(lambda: poller._waiting)
