@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-SIMULATED = ("lifecycle", "protocol", "hostile")
+SIMULATED = ("codecs", "protocols", "connecting", "closing", "node", "hostile")
 """The folders of which `nox -s simulated` runs all other tests."""
 
 REASONS = {
     "they dial or listen with `socket` or with asyncio's own streams": [
-        "lifecycle/test_adopting.py::test_a_socket_bound_by_hand_is_adopted",
-        "lifecycle/test_cancellation_sweep.py",
-        "lifecycle/test_first_and_last_word.py::test_a_banner_comes_before_the_first_answer",
-        "lifecycle/test_first_and_last_word.py::test_connections_that_end_at_once_leave_nobody_online",
-        "lifecycle/test_native_cancellation.py::test_a_sample_of_the_sweep_leaves_nothing",
-        "lifecycle/test_native_cancellation.py::test_a_second_cancellation_gives_up_the_grace",
-        "protocol/test_dropping.py::test_what_comes_with_the_message_that_is_processed_counts_too",
-        "protocol/test_without_half_close.py",
+        "connecting/test_adopting.py::test_a_socket_bound_by_hand_is_adopted",
+        "node/test_cancellation_sweep.py",
+        "protocols/test_first_and_last_word.py::test_a_banner_comes_before_the_first_answer",
+        "protocols/test_first_and_last_word.py::test_connections_that_end_at_once_leave_nobody_online",
+        "node/test_native_cancellation.py::test_a_sample_of_the_sweep_leaves_nothing",
+        "node/test_native_cancellation.py::test_a_second_cancellation_gives_up_the_grace",
+        "protocols/test_dropping.py::test_what_comes_with_the_message_that_is_processed_counts_too",
+        "closing/test_without_half_close.py",
     ],
     "they look at the system's socket, or at TCPTransport's own objects": [
-        "lifecycle/test_listening.py::test_socket_attributes_of_an_inbound_connection_are_reachable",
-        "lifecycle/test_tcp.py",
-        "protocol/test_handshake.py::test_the_sockets_options_are_within_reach",
-        "lifecycle/test_native_cancellation.py::test_cancelled_poller",
-        "protocol/test_linear_work.py",
-        "protocol/test_memory.py::test_a_peer_that_nobody_reads_from_is_stopped",
+        "connecting/test_listening.py::test_socket_attributes_of_an_inbound_connection_are_reachable",
+        "protocols/test_handshake.py::test_the_sockets_options_are_within_reach",
+        "node/test_native_cancellation.py::test_cancelled_poller",
+        "protocols/test_linear_work.py",
+        "protocols/test_memory.py::test_a_peer_that_nobody_reads_from_is_stopped",
         "hostile/test_bytes.py::test_urgent_data_is_nothing_special",
     ],
     "they need the kernel's loopback, on which everything arrives at once": [
-        "lifecycle/test_cancelling.py::test_hundreds_of_cancellations_leave_everything_as_it_was",
-        "protocol/test_writing.py::test_direct_send_to_a_broken_socket",
+        "node/test_cancelling.py::test_hundreds_of_cancellations_leave_everything_as_it_was",
+        "protocols/test_writing.py::test_direct_send_to_a_broken_socket",
     ],
     "they ask the system's resolver": [
-        "lifecycle/test_self_connection.py::test_no_way_to_write_its_own_address_leads_to_itself"
+        "connecting/test_self_connection.py::test_no_way_to_write_its_own_address_leads_to_itself"
     ],
     "they need the sizes of the kernel's buffers, or count what this process holds, which has the network in it": [
-        "lifecycle/test_cleaning_up.py::test_hundreds_of_connections_leave_nothing",
-        "protocol/test_causes.py::test_what_a_decoder_raises_keeps_nothing_of_the_message",
-        "protocol/test_memory.py::test_answers_to_a_peer_that_does_not_read",
-        "protocol/test_slow_peers.py",
+        "node/test_cleaning_up.py::test_hundreds_of_connections_leave_nothing",
+        "closing/test_causes.py::test_what_a_decoder_raises_keeps_nothing_of_the_message",
+        "protocols/test_memory.py::test_answers_to_a_peer_that_does_not_read",
+        "protocols/test_slow_peers.py",
     ],
 }
 

@@ -12,7 +12,7 @@ import pytest
 from pea2pea import Connection
 
 from .helpers import User, two_nodes
-from .lifecycle.test_imports import MODULES
+from .test_imports import MODULES
 
 if TYPE_CHECKING:
     from pathlib import Path

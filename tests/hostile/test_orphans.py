@@ -19,8 +19,8 @@ from anyio.abc import SocketAttribute
 from pea2pea import Config, DisconnectOrigin, Side, TCPTransport
 
 from ..helpers import ALL, Opaque, RawListener, RawPeer, User, wait_until
-from ..protocol.stuck import SMALL_BUFFER
-from ..protocol.tls import SecureUser, wrap
+from ..protocols.stuck import SMALL_BUFFER
+from ..protocols.tls import SecureUser, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Collection

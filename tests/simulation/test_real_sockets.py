@@ -20,5 +20,5 @@ def test_what_is_left_out_exists(prefix: str) -> None:
 
 
 def test_most_is_simulated() -> None:
-    assert is_simulated("lifecycle/test_hooks.py::test_a_hook[trio]")
+    assert is_simulated("protocols/test_hooks.py::test_a_hook[trio]")
     assert not is_simulated("transport/test_addresses.py::test_an_address")

@@ -19,7 +19,7 @@ from pea2pea.testing import simulate
 from pea2pea.transport import READ_MAX, READ_MIN
 
 from ..helpers import LOCALHOST, RawPeer, User, above_info, frame, told_errors, turns, two_nodes, wait_until
-from ..protocol.tls import SecureUser
+from ..protocols.tls import SecureUser
 from .streams import FAMILIES, wrapped
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from ..helpers import (
     turns,
     wait_until,
 )  # fmt: skip
-from ..protocol.tls import SecureUser
+from ..protocols.tls import SecureUser
 from .streams import FAMILIES, wrapped
 from .test_forked import child
 

@@ -12,8 +12,8 @@ from anyio.lowlevel import checkpoint
 from pea2pea import Config, Connection, DisconnectOrigin, NotConnectedError
 
 from ..helpers import ALL, RawListener, RawPeer, User, frame, frames, turns, two_nodes, wait_until
-from .stuck import CLOG, stuck_peer
-from .tls import SecureUser
+from ..protocols.stuck import CLOG, stuck_peer
+from ..protocols.tls import SecureUser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

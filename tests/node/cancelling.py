@@ -16,7 +16,7 @@ from pea2pea import Config, Connection, Side, TCPTransport
 from tests.conftest import open_sockets
 
 from ..helpers import ALL, Opaque, User, descriptors, running_tasks, start_poller, turns, wait_until
-from ..protocol.tls import wrap
+from ..protocols.tls import wrap
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream

@@ -17,7 +17,7 @@ from pea2pea import Address, AlreadyConnectedError, Config, NodeClosedError, TCP
 from pea2pea.transport import TCPListener
 
 from ..helpers import LOCALHOST, Echo, MemoryNetwork, RawListener, RawPeer, User, connect, two_nodes, wait_until
-from ..transport.streams import FAMILIES, wrapped
+from .streams import FAMILIES, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -14,8 +14,8 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, Side, TCPTransport
 
 from ..helpers import RawPeer, User, frame, frames, turns, two_nodes, wait_until
-from .stuck import SMALL_BUFFER
-from .tls import SecureUser, wrap
+from ..protocols.stuck import SMALL_BUFFER
+from ..protocols.tls import SecureUser, wrap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -14,7 +14,7 @@ from anyio.streams.buffered import BufferedByteStream
 from pea2pea import Config, Connection, DisconnectOrigin, Node, Side
 
 from ..helpers import ALL, RawListener, RawPeer, User, connect, frame, memory_pair, wait_until
-from ..protocol.tls import SecureUser
+from .tls import SecureUser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

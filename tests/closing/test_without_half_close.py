@@ -17,8 +17,8 @@ from pea2pea import Config, Connection, DisconnectOrigin, NodeError, Side
 from pea2pea.testing import wait_until
 
 from ..helpers import ALL, LOCALHOST, Opaque, RawListener, User, frame, turns
-from .test_streams import Plain
-from .tls import HOSTNAME, context
+from ..protocols.test_streams import Plain
+from ..protocols.tls import HOSTNAME, context
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
