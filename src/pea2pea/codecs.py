@@ -22,18 +22,17 @@ joined when the last one is in. Peers can do this all at once: 90 peers, each wi
 from __future__ import annotations
 
 import struct
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from operator import index
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
+from typing import Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 from ._text import copy_error, describe
 from .config import at_least_one, needs
 from .errors import ONLY_BUGS, FrameError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
     "BytesCodec", "Chunk", "Codec", "Decoder", "DelimitedCodec", "Encoder", "Frame", "HeaderCodec",
@@ -43,7 +42,6 @@ __all__ = [
 # Type checkers show these names in their messages.
 Of_codec = TypeVar("Of_codec")
 Made_by_decode_and_taken_by_encode = TypeVar("Made_by_decode_and_taken_by_encode")
-A = TypeVar("A")
 B = TypeVar("B")
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
@@ -98,43 +96,18 @@ class Codec(Decoder[M], Encoder[M], Protocol[M]):
     """A decoder and an encoder of the same messages in one object."""
 
 
-class _Partial:
-    """The frame that is still arriving. Large pieces are kept as they came, small ones are joined."""
-
-    __slots__ = ("_pieces", "size")
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._pieces: list[bytes | bytearray] = []
-
-    def add(self, piece: bytes) -> None:
-        self.size += len(piece)
-        if len(piece) >= _SMALL:
-            self._pieces.append(piece)
-        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
-            last += piece
-        else:
-            self._pieces.append(bytearray(piece))
-
-    def take(self, piece: bytes) -> bytes:
-        """Return the whole frame, of which `piece` is the end, and forget it."""
-        if not self.size:
-            return piece
-        self._pieces.append(piece)
-        pieces, self._pieces, self.size = self._pieces, [], 0
-        return b"".join(pieces)
-
-
 class _Incremental(ABC, Generic[M]):
-    """What the decoders share: the input that was not decoded yet, and the error that ended it."""
+    """What the decoders share: what was not decoded yet, and the error that ended it."""
 
-    def __init__(self, max_length: int, expressible: int | None = None) -> None:
+    _rest = b""  # the input that was not decoded yet
+    _size = 0  # bytes of the frame that is still arriving
+    _refused: str | None = None
+
+    def __init__(self, max_length: int, most: int = sys.maxsize) -> None:
         at_least_one("max_length", max_length)
-        self.max_length: Final[int] = max_length if expressible is None else min(max_length, expressible)
+        self.max_length: Final[int] = min(max_length, most)
         """The most bytes that a message may have."""
-        self._rest = b""
-        self._partial = _Partial()
-        self._refused: str | None = None
+        self._pieces: list[bytes | bytearray] = []  # of that frame: large ones as they came, small ones joined
 
     def decode(self, data: Chunk, /) -> Iterator[M]:
         """Returns an iterator over the messages that `data` completes.
@@ -152,20 +125,38 @@ class _Incremental(ABC, Generic[M]):
     def _messages(self, ended: bool) -> Iterator[M]:
         """Make messages of `_rest`, and leave there what was not decoded, also when the iterator is closed early."""
 
+    def _keep(self, piece: bytes) -> None:
+        """Add a piece to the frame that is still arriving."""
+        self._size += len(piece)
+        if len(piece) >= _SMALL:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
+
+    def _whole(self, piece: bytes) -> bytes:
+        """Return the whole frame, of which `piece` is the end, and forget it."""
+        if not self._size:
+            return piece
+        self._pieces.append(piece)
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        return b"".join(pieces)
+
     def _refuse(self, why: str, cause: BaseException | None = None) -> NoReturn:
-        self._refused = why
-        self._partial = _Partial()
+        self._refused, self._pieces, self._size = why, [], 0
         raise FrameError(why) from cause
 
 
 class _Prefixed(_Incremental[M]):
     """Frames that begin with their length, or with a header that tells it."""
 
-    def __init__(self, header: int, max_length: int, expressible: int | None = None) -> None:
-        super().__init__(max_length, expressible)
+    _missing = 0  # bytes of the payload that is still arriving
+
+    def __init__(self, header: int, max_length: int, most: int = sys.maxsize) -> None:
+        super().__init__(max_length, most)
         self._joined = min(self.max_length, _JOINED)
         self._least = header  # bytes that a header has at least
-        self._missing = 0
 
     @property
     def missing(self) -> int:
@@ -181,11 +172,11 @@ class _Prefixed(_Incremental[M]):
         data, position, end = self._rest, 0, len(self._rest)
         try:
             if self._missing > end:
-                self._partial.add(data)
+                self._keep(data)
                 position, self._missing = end, self._missing - end
             elif self._missing:
                 position, self._missing = self._missing, 0
-                yield self._partial.take(data[:position])
+                yield self._whole(data[:position])
             start = position + header
             while start <= end:
                 (size,) = read(data, position)
@@ -193,7 +184,7 @@ class _Prefixed(_Incremental[M]):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    self._partial.add(data[start:])
+                    self._keep(data[start:])
                     position, self._missing = end, stop - end
                     break
                 position = stop
@@ -218,9 +209,7 @@ class _Prefixed(_Incremental[M]):
 class _LengthPrefixed(_Prefixed[bytes]):
     """Frames that begin with their length."""
 
-    def __init__(self, header: int, max_length: int, expressible: int, headers: Mapping[int, bytes]) -> None:
-        super().__init__(header, max_length, expressible)
-        self._headers = headers
+    _headers: Mapping[int, bytes]
 
     def encode(self, message: bytes, /) -> Frame:
         """Returns the frame of `message`: joined if it is short, otherwise header and payload as two parts.
@@ -259,23 +248,22 @@ class LengthDelimitedCodec(_LengthPrefixed):
     ) -> None:
         at_least_one("prefix", prefix, 8)
         _require(bool, prefix_included, "prefix_included")
-        _require(str, byteorder, "byteorder")
         if byteorder not in ("big", "little"):
+            _require(str, byteorder, "byteorder")
             raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
-        self._prefix = prefix
         self._byteorder: Literal["big", "little"] = byteorder
         self._included = included = prefix if prefix_included else 0
-        self._unpack, headers = _fixed_width(prefix, byteorder, included)
-        super().__init__(prefix, max_length, 256**prefix - 1 - included, headers)
+        self._unpack, self._headers = _fixed_width(prefix, byteorder, included)
+        super().__init__(prefix, max_length, 256**prefix - 1 - included)
 
     def __repr__(self) -> str:
         return (
-            f"LengthDelimitedCodec(prefix={self._prefix}, byteorder={self._byteorder!r}, "
+            f"LengthDelimitedCodec(prefix={self._least}, byteorder={self._byteorder!r}, "
             f"max_length={self.max_length}, prefix_included={bool(self._included)})"
         )
 
     def _read(self, data: bytes, position: int) -> tuple[int]:
-        size = int.from_bytes(data[position : position + self._prefix], self._byteorder) - self._included
+        size = int.from_bytes(data[position : position + self._least], self._byteorder) - self._included
         if size < 0:
             self._refuse(f"a length of {size + self._included} was announced, which does not cover itself")
         return (size,)
@@ -295,7 +283,8 @@ class VarintDelimitedCodec(_LengthPrefixed):
     """
 
     def __init__(self, *, max_length: int = DEFAULT_MAX_LENGTH) -> None:
-        super().__init__(1, max_length, 2**63 - 1, _varints)
+        self._headers = _varints
+        super().__init__(1, max_length)
 
     def __repr__(self) -> str:
         return f"VarintDelimitedCodec(max_length={self.max_length})"
@@ -304,11 +293,11 @@ class VarintDelimitedCodec(_LengthPrefixed):
         data, position, end, limit = self._rest, 0, len(self._rest), self.max_length
         try:
             if self._missing > end:
-                self._partial.add(data)
+                self._keep(data)
                 position, self._missing = end, self._missing - end
             elif self._missing:
                 position, self._missing = self._missing, 0
-                yield self._partial.take(data[:position])
+                yield self._whole(data[:position])
             while position < end:
                 size = data[position]
                 start = position + 1
@@ -330,7 +319,7 @@ class VarintDelimitedCodec(_LengthPrefixed):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    self._partial.add(data[start:])
+                    self._keep(data[start:])
                     position, self._missing = end, stop - end
                     break
                 position = stop
@@ -416,29 +405,25 @@ class _Terminated(_Incremental[M]):
         self._delimiter = delimiter
         self._most = max_length + slack
 
-    def _pieces(self, ended: bool) -> Iterator[bytes]:
+    def _frames(self, ended: bool) -> Iterator[bytes]:
         """Make frames, without their delimiters, of `_rest`; see `_messages`."""
-        data, position, partial, most, delimiter = self._rest, 0, self._partial, self._most, self._delimiter
+        data, position, most, delimiter = self._rest, 0, self._most, self._delimiter
         width = len(delimiter)
         try:
             while (stop := data.find(delimiter, position)) >= 0:
-                if partial.size or stop - position > most:
-                    self._check_length(partial.size + stop - position)
+                if self._size or stop - position > most:
+                    self._check_length(self._size + stop - position)
                 start, position = position, stop + width
-                yield partial.take(data[start:stop]) if partial.size else data[start:stop]
+                yield self._whole(data[start:stop]) if self._size else data[start:stop]
             # what may be the beginning of a delimiter is searched again, all before it is not
             keep = len(data) if ended else max(position, len(data) - width + 1)
-            self._check_length(partial.size + keep - position)
-            partial.add(data[position:keep])
+            self._check_length(self._size + keep - position)
+            self._keep(data[position:keep])
             position = keep
-            if ended and partial.size:
-                yield self._unterminated(partial.take(b""))
+            if ended and self._size:
+                self._refuse(f"the stream ended {self._size} bytes after the last {delimiter!r}")
         finally:
             self._rest = data[position:]
-
-    @abstractmethod
-    def _unterminated(self, piece: bytes) -> bytes:
-        """Return the last frame, after which no delimiter came, or refuse it."""
 
     def _check_length(self, size: int) -> None:
         if size > self._most:
@@ -447,9 +432,7 @@ class _Terminated(_Incremental[M]):
     def _terminate(self, message: bytes) -> Frame:
         if len(message) > self.max_length:
             raise _too_long(len(message), self.max_length)
-        if len(message) > _JOINED:
-            return message, self._delimiter
-        return message + self._delimiter
+        return message + self._delimiter if len(message) <= _JOINED else (message, self._delimiter)
 
 
 class DelimitedCodec(_Terminated[bytes]):
@@ -468,8 +451,8 @@ class DelimitedCodec(_Terminated[bytes]):
         if not delimiter:
             raise ValueError("delimiter must be at least one byte, not b''")
         super().__init__(delimiter, max_length)
-        overlaps = any(delimiter.endswith(delimiter[:size]) for size in range(1, len(delimiter)))
-        self._overlap = len(delimiter) - 1 if overlaps else 0
+        # behind a message that ends like this the delimiter would be found too early
+        self._early = tuple(delimiter[:i] for i in range(1, len(delimiter)) if delimiter.startswith(delimiter[i:]))
 
     def __repr__(self) -> str:
         return f"DelimitedCodec({self._delimiter!r}, max_length={self.max_length})"
@@ -483,19 +466,12 @@ class DelimitedCodec(_Terminated[bytes]):
         """
         if type(message) is not bytes:
             _require(bytes, message)
-        if self._delimiter in message or (self._overlap and self._found_early(message)):
+        if self._delimiter in message or (self._early and message.endswith(self._early)):
             raise ValueError(f"the delimiter {self._delimiter!r} would be found before the message's end")
         return self._terminate(message)
 
-    def _found_early(self, message: bytes) -> bool:
-        tail = message[-self._overlap :]
-        return (tail + self._delimiter).find(self._delimiter) < len(tail)
-
     def _messages(self, ended: bool) -> Iterator[bytes]:
-        return self._pieces(ended)
-
-    def _unterminated(self, piece: bytes) -> bytes:
-        self._refuse(f"the stream ended {len(piece)} bytes after the last {self._delimiter!r}")
+        return self._frames(ended)
 
 
 class LinesCodec(_Terminated[str]):
@@ -540,7 +516,9 @@ class LinesCodec(_Terminated[str]):
 
     def _messages(self, ended: bool) -> Iterator[str]:
         encoding, limit = self.encoding, self.max_length
-        for line in self._pieces(ended):
+        if ended and (self._rest or self._size) and self._rest[-1:] != b"\n":
+            self._rest += b"\n"
+        for line in self._frames(ended):
             text = line[:-1] if line[-1:] == b"\r" else line
             if len(text) > limit:
                 self._check_length(len(text) + 1)
@@ -552,9 +530,6 @@ class LinesCodec(_Terminated[str]):
                 yield message
                 continue
             self._refuse(*refused)
-
-    def _unterminated(self, piece: bytes) -> bytes:
-        return piece
 
 
 class BytesCodec:
@@ -578,24 +553,23 @@ class BytesCodec:
         return message
 
 
-class _Wrapped(Generic[A]):
+class _Wrapped(Generic[M]):
     """What `mapped` and `batched` share."""
 
-    def __init__(self, codec: Codec[A]) -> None:
+    def __init__(self, codec: Codec[M]) -> None:
         needs("codec must be", codec, "decode", "encode")
         self._codec = codec
 
     @property
     def missing(self) -> int:
         """The least number of bytes that the next message lacks, as the codec within tells; 0 when unknown."""
-        missing: int = getattr(self._codec, "missing", 0)
-        return missing
+        return cast("int", getattr(self._codec, "missing", 0))
 
 
-class _Mapped(_Wrapped[A], Generic[A, B]):
+class _Mapped(_Wrapped[M], Generic[M, B]):
     """What `mapped` returns."""
 
-    def __init__(self, codec: Codec[A], decode: Callable[[A], B], encode: Callable[[B], A]) -> None:
+    def __init__(self, codec: Codec[M], decode: Callable[[M], B], encode: Callable[[B], M]) -> None:
         super().__init__(codec)
         _require_callable(decode, "decode")
         _require_callable(encode, "encode")
@@ -611,7 +585,7 @@ class _Mapped(_Wrapped[A], Generic[A, B]):
     def encode(self, message: B, /) -> Frame:
         return self._codec.encode(self._encode(message))
 
-    def _messages(self, inner: Iterable[A]) -> Iterator[B]:
+    def _messages(self, inner: Iterable[M]) -> Iterator[B]:
         for message in inner:
             try:
                 made = self._decode(message)
@@ -646,10 +620,10 @@ def mapped(
     return _Mapped(codec, decode, encode)
 
 
-class _Batched(_Wrapped[A]):
+class _Batched(_Wrapped[M]):
     """What `batched` returns."""
 
-    def __init__(self, codec: Codec[A], at_most: int) -> None:
+    def __init__(self, codec: Codec[M], at_most: int) -> None:
         super().__init__(codec)
         at_least_one("at_most", at_most)
         self._at_most = at_most
@@ -657,31 +631,28 @@ class _Batched(_Wrapped[A]):
     def __repr__(self) -> str:
         return f"batched({self._codec!r}, at_most={self._at_most})"
 
-    def decode(self, data: bytes, /) -> Iterator[list[A]]:
+    def decode(self, data: bytes, /) -> Iterator[list[M]]:
         return self._messages(iter(self._codec.decode(data)))
 
-    def encode(self, message: list[A], /) -> Frame:
+    def encode(self, message: list[M], /) -> Frame:
         _require(list, message)
         frames = list(map(self._codec.encode, message))
         if set(map(type, frames)) == {bytes} and max(map(len, frames)) <= _JOINED:  # the common case, for its speed
             return b"".join(cast("list[bytes]", frames))
         parts: list[Chunk] = []
         small: list[Chunk] = []
-        for frame in frames:
-            for part in frame if isinstance(frame, tuple) else (frame,):
-                if len(part) <= _JOINED:
-                    small.append(part)
-                else:
-                    parts += [b"".join(small), part] if small else [part]
-                    small.clear()
-        if not parts:
-            return b"".join(small)
-        return (*parts, b"".join(small)) if small else tuple(parts)
+        for part in chain.from_iterable(frame if isinstance(frame, tuple) else (frame,) for frame in frames):
+            if len(part) <= _JOINED:
+                small.append(part)
+            else:
+                parts += b"".join(small), part
+                small.clear()
+        return tuple(filter(None, (*parts, b"".join(small)))) or b""
 
-    def _messages(self, inner: Iterator[A]) -> Iterator[list[A]]:
+    def _messages(self, inner: Iterator[M]) -> Iterator[list[M]]:
         full = True
         while full:
-            batch: list[A] = []
+            batch: list[M] = []
             try:
                 batch.extend(islice(inner, self._at_most))
             finally:  # the messages before an error are in the list
