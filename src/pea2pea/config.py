@@ -63,17 +63,18 @@ class Config:
             raise TypeError(f"reuse_listener_port must be a bool, not {describe(self.reuse_listener_port)}")
         if self.listener_addr is not None:
             object.__setattr__(self, "listener_addr", checked(self.listener_addr, "listener_addr"))
-        for field, most in (
-            ("listener_backlog", BACKLOG_MAX), ("max_connections", sys.maxsize), ("max_inbound", sys.maxsize),
-            ("max_connections_per_ip", sys.maxsize), ("ipv6_prefix", 128), ("max_connecting", sys.maxsize),
-        ):  # fmt: skip
-            value = getattr(self, field)
-            if value is not None or field != "max_inbound":
-                at_least_one(field, value, most)
+        at_least_one("listener_backlog", self.listener_backlog, BACKLOG_MAX)
+        at_least_one("max_connections", self.max_connections)
+        at_least_one("max_inbound", self.max_inbound, or_none=True)
+        at_least_one("max_connections_per_ip", self.max_connections_per_ip)
+        at_least_one("ipv6_prefix", self.ipv6_prefix, 128)
+        at_least_one("max_connecting", self.max_connecting)
         seconds("connection_timeout", self.connection_timeout)
-        seconds("grace_period", self.grace_period, or_none=True)
+        seconds("grace_period", self.grace_period, or_zero=True)
         given = getattr(self.max_connecting, "given", self.max_connecting)
-        object.__setattr__(self, "max_connecting", _Clamped.of(given, self.max_connections))
+        clamped = _Clamped(min(given, self.max_connections))
+        clamped.given = given
+        object.__setattr__(self, "max_connecting", clamped)
 
 
 class _Clamped(int):
@@ -81,32 +82,25 @@ class _Clamped(int):
 
     given: int
 
-    @classmethod
-    def of(cls, given: int, most: int) -> int:
-        """The limit given; if it is more than `most`, that."""
-        if given <= most:
-            return given
-        clamped = cls(most)
-        clamped.given = given
-        return clamped
 
-
-def seconds(what: str, value: object, *, or_none: bool = False) -> None:
-    """Refuses a timeout that is no number of seconds above 0 (0 is one with `or_none`), or too large for a timer."""
+def seconds(what: str, value: object, *, or_none: bool = False, or_zero: bool = False) -> None:
+    """Refuses a timeout that is no number of seconds above 0, or too large for a timer."""
+    if value is None and or_none:
+        return
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{what} must be a number of seconds, not {describe(value)}")
-    if not (0 < value <= SECONDS_MAX or (or_none and value == 0)):
+    if not (0 < value <= SECONDS_MAX or (or_zero and value == 0)):
         raise ValueError(f"{what} must be a positive number of seconds, at most {SECONDS_MAX}, not {describe(value)}")
 
 
-def at_least_one(what: str, value: object, most: int = sys.maxsize) -> None:
+def at_least_one(what: str, value: object, most: int = sys.maxsize, *, or_none: bool = False) -> None:
     """Refuses a bound that is no whole number from 1 to `most`."""
+    if (type(value) is int and 1 <= value <= most) or (value is None and or_none):
+        return
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{what} must be an int, not {describe(value)}")
-    if value < 1:
-        raise ValueError(f"{what} must be at least 1, not {describe(value)}")
-    if value > most:
-        raise ValueError(f"{what} must be at most {most}, not {describe(value)}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{what} must be at {'least 1' if value < 1 else f'most {most}'}, not {describe(value)}")
 
 
 def needs(what: str, given: object, *methods: str) -> None:
