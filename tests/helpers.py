@@ -42,8 +42,10 @@ __all__ = [
     "ALL",
     "LOCALHOST",
     "Echo",
+    "Gate",
     "MemoryNetwork",
     "MemoryStream",
+    "Never",
     "Opaque",
     "RawListener",
     "RawPeer",
@@ -54,6 +56,7 @@ __all__ = [
     "frame",
     "frames",
     "memory_pair",
+    "receive_exactly",
     "running_tasks",
     "start_poller",
     "told_errors",
@@ -158,6 +161,36 @@ class Echo(User):
         await self.outbox.send(source, message)
 
 
+class Gate:
+    """A hook of any kind that waits until the test opens the gate; a handshake then returns its stream."""
+
+    def __init__(self) -> None:
+        self.opened = Event()
+        self.begun = self.done = 0
+
+    async def __call__(self, *args: Any) -> Any:
+        self.begun += 1
+        if not self.opened.is_set():  # else there is no reason to wait, not even a turn
+            await self.opened.wait()
+        self.done += 1
+        return args[-1] if args else None
+
+
+class Never:
+    """A hook of any kind, or a task, that does not return; it says whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.begun = self.cancelled = 0
+
+    async def __call__(self, *_: object) -> Any:
+        self.begun += 1
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            self.cancelled += 1
+            raise
+
+
 async def connect(dialler: User, responder: User) -> tuple[Connection, Connection]:
     """Connect two running nodes; returns either end's connection once both have established it."""
     if responder.node.listening_addr is None:
@@ -191,6 +224,14 @@ def frames(data: bytes) -> list[bytes]:
         found.append(data[4 : 4 + size])
         data = data[4 + size :]
     return found
+
+
+async def receive_exactly(stream: ByteStream, count: int) -> bytes:
+    """So many bytes, and none more."""
+    data = b""
+    while len(data) < count:
+        data += await stream.receive(count - len(data))
+    return data
 
 
 def descriptors() -> int:

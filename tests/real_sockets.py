@@ -15,6 +15,8 @@ REASONS = {
         "node/test_native_cancellation.py::test_a_second_cancellation_gives_up_the_grace",
         "protocols/test_dropping.py::test_what_comes_with_the_message_that_is_processed_counts_too",
         "closing/test_without_half_close.py",
+        "hostile/test_orphans.py::test_adopted_foreign_streams",
+        "hostile/test_orphans.py::test_abort_with_nothing_queued",
     ],
     "they look at the system's socket, or at TCPTransport's own objects": [
         "connecting/test_listening.py::test_socket_attributes_of_an_inbound_connection_are_reachable",

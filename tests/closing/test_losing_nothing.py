@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -11,10 +10,8 @@ from anyio.lowlevel import checkpoint
 
 from pea2pea import Config, Connection, DisconnectOrigin
 
-from ..helpers import RawPeer, User, connect, frame, frames, two_nodes, wait_until
-
-if TYPE_CHECKING:
-    pass
+from ..helpers import ALL, RawPeer, User, connect, frame, frames, two_nodes, wait_until
+from ..protocols.tls import SecureUser
 
 MANY = [b"%d" % number for number in range(10_000)]
 PATIENT = Config(grace_period=50)
@@ -42,8 +39,13 @@ ENDS = ["disconnect", "leaving", "shut_down", "shut_down in the background"]
 
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize("dialling", [True, False], ids=["dialler", "dialled"])
-async def test_ten_thousand_queued_messages_arrive(how: str, dialling: bool) -> None:
-    sender, receiver = a_sender(), User(PATIENT)
+@pytest.mark.parametrize(
+    ("kind", "queued"),
+    [(User, True), (User, False), (SecureUser, False)],
+    ids=["TCP, all queued", "TCP, as there is room", "TLS, as there is room"],
+)
+async def test_ten_thousand_messages_arrive(kind: type[User], queued: bool, how: str, dialling: bool) -> None:
+    sender, receiver = a_sender() if queued else kind(PATIENT, enable=ALL), kind(PATIENT, enable=ALL)
     async with receiver.node:
         async with sender.node:
             if dialling:
@@ -51,7 +53,10 @@ async def test_ten_thousand_queued_messages_arrive(how: str, dialling: bool) -> 
             else:
                 _, ours = await connect(receiver, sender)
             for message in MANY:
-                sender.outbox.send_nowait(ours, message)
+                if queued:
+                    sender.outbox.send_nowait(ours, message)
+                else:
+                    await sender.outbox.send(ours, message)
             await end(sender, ours, how)
         await wait_until(lambda: receiver.ended, 50)
     assert receiver.received == MANY

@@ -12,7 +12,7 @@ from anyio.abc import ByteStream
 
 from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, NodeClosedError, NodeError, Side
 
-from ..helpers import LOCALHOST, RawListener, RawPeer, User, connect, memory_pair, turns, two_nodes, wait_until
+from ..helpers import LOCALHOST, RawListener, RawPeer, User, memory_pair, turns, two_nodes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -108,17 +108,6 @@ async def test_cancelling_the_wait_changes_nothing() -> None:
         assert dialler.only is connection
         await dialler.node.disconnect(connection)
         await other.closed.wait()
-
-
-async def test_a_connection_that_ended_is_not_its_successor() -> None:
-    dialler, responder = User(), User()
-    async with two_nodes(dialler, responder) as (first, _):
-        await dialler.node.disconnect(first)
-        await wait_until(lambda: not responder.node.connections)
-        second, _ = await connect(dialler, responder)
-        assert second.addr == first.addr
-        await first.wait_closed()
-        assert (first.origin, second.origin) == (DisconnectOrigin.USER, None)
 
 
 # `wait_closed` of what is still being set up

@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import ClosedResourceError, Event, create_task_group, current_time, sleep, sleep_forever
+from anyio import ClosedResourceError, Event, create_task_group, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from pea2pea import Config, Connection, DisconnectOrigin, NotConnectedError
 
-from ..helpers import ALL, RawListener, RawPeer, User, frame, frames, turns, two_nodes, wait_until
+from ..helpers import ALL, Never, RawListener, RawPeer, User, frame, frames, turns, two_nodes, wait_until
 from ..protocols.stuck import CLOG, stuck_peer
 from ..protocols.tls import SecureUser
 
@@ -37,31 +37,6 @@ async def until_it_breaks(func: Callable[[], Awaitable[None]]) -> None:
 async def send_all(sender: User, messages: list[bytes]) -> None:
     for message in messages:
         await sender.outbox.send(sender.only, message)
-
-
-@over_both
-@pytest.mark.parametrize("dialling", [True, False])
-async def test_what_was_sent_before_a_disconnect_arrives(kind: type[User], dialling: bool) -> None:
-    sender, receiver = a_user(kind), a_user(kind)
-    async with two_nodes(*((sender, receiver) if dialling else (receiver, sender))):
-        await send_all(sender, MANY)
-        assert await sender.node.disconnect(sender.only)
-        await wait_until(lambda: receiver.ended, timeout=30)
-    assert receiver.received == MANY
-    assert sender.origins == [DisconnectOrigin.USER]
-    assert receiver.origins == [DisconnectOrigin.READING]
-
-
-@over_both
-async def test_what_was_sent_before_leaving_the_block_arrives(kind: type[User]) -> None:
-    sender, receiver = a_user(kind), a_user(kind)
-    async with receiver.node as node:
-        async with sender.node:
-            await sender.node.connect(await node.start_listening())
-            await send_all(sender, MANY)
-        await wait_until(lambda: receiver.ended, timeout=30)
-    assert receiver.received == MANY
-    assert sender.origins == [DisconnectOrigin.SHUTDOWN]
 
 
 @over_both
@@ -259,47 +234,16 @@ async def test_grace_of_a_handler(caplog: pytest.LogCaptureFixture) -> None:
     """A handler that does not return is given up when the grace is over."""
     caplog.set_level("INFO", "pea2pea")
     user = User(HASTY)
-    cancelled = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        try:
-            await sleep_forever()
-        finally:
-            cancelled.set()
-
-    user.handle = handle
+    user.handle = never = Never()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"first") + frame(b"second"))
             peer.half_close()
             await wait_until(lambda: user.ended, timeout=30)
-            assert cancelled.is_set()
+            assert never.cancelled == 1
             assert await peer.receive_all() == b""
     assert user.received == [b"first"]
     assert "given up" in caplog.text
-
-
-async def test_a_reset_cancels_the_handler_at_once() -> None:
-    user = User(Config(grace_period=1000.0))
-    cancelled = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        try:
-            await sleep_forever()
-        finally:
-            cancelled.set()
-
-    user.handle = handle
-    async with user.node as node:
-        with await RawPeer.dial(await node.start_listening()) as peer:
-            await peer.send(frame(b"first") + frame(b"second"))
-            await wait_until(lambda: user.received)
-            connection = user.only
-            peer.reset()
-            await cancelled.wait()
-            await wait_until(lambda: user.origins == [DisconnectOrigin.READING])
-    assert user.received == [b"first"]
-    assert isinstance(connection.cause, ConnectionResetError)
 
 
 # A peer that does not close

@@ -19,7 +19,7 @@ from pea2pea import (
     Side,
 )
 
-from ..helpers import LOCALHOST, Echo, RawListener, RawPeer, User, connect, frame, two_nodes, wait_until
+from ..helpers import LOCALHOST, Echo, Gate, RawListener, RawPeer, User, connect, frame, two_nodes, wait_until
 
 
 async def test_both_ends_see_a_connection_and_its_end() -> None:
@@ -101,13 +101,7 @@ async def test_a_second_connect_to_an_established_address_is_refused() -> None:
 
 async def test_a_second_connect_to_an_address_being_set_up_is_refused() -> None:
     dialler, responder = User(enable={"handshake"}), User()
-    go_on = anyio.Event()
-
-    async def shake_hands(_: Connection, stream: anyio.abc.ByteStream) -> anyio.abc.ByteStream:
-        await go_on.wait()
-        return stream
-
-    dialler.shake_hands = shake_hands
+    dialler.shake_hands = gate = Gate()
     async with responder.node, dialler.node, anyio.create_task_group() as tasks:
         addr = await responder.node.start_listening()
         tasks.start_soon(dialler.node.connect, addr)
@@ -116,7 +110,7 @@ async def test_a_second_connect_to_an_address_being_set_up_is_refused() -> None:
         assert not dialler.node.connections
         with pytest.raises(AlreadyConnectedError, match="being set up"):
             await dialler.node.connect(addr)
-        go_on.set()
+        gate.opened.set()
         await wait_until(lambda: list(dialler.node.connections) == [addr])
         assert not dialler.node.connecting
 
@@ -188,6 +182,8 @@ async def test_a_connection_never_stands_for_its_successor() -> None:
         await wait_until(lambda: not responder.node.connections)
         second, _ = await connect(dialler, responder)
         assert second.addr == first.addr
+        await first.wait_closed()
+        assert (first.origin, second.origin) == (DisconnectOrigin.USER, None)
         assert await dialler.node.disconnect(first) is False
         assert await dialler.node.disconnect(first, abort=True) is False
         with pytest.raises(NotConnectedError):
@@ -257,19 +253,13 @@ async def test_a_handshake_that_fails_gives_its_slot_back() -> None:
 
 async def test_connecting_shows_inbound_connections_too() -> None:
     responder = User(enable={"handshake"})
-    go_on = anyio.Event()
-
-    async def shake_hands(_: Connection, stream: anyio.abc.ByteStream) -> anyio.abc.ByteStream:
-        await go_on.wait()
-        return stream
-
-    responder.shake_hands = shake_hands
+    responder.shake_hands = gate = Gate()
     async with responder.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await wait_until(lambda: set(node.connecting) == {peer.addr})
             assert peer.addr in node.connecting
             assert len(node.connecting) == 1
-            go_on.set()
+            gate.opened.set()
             await wait_until(lambda: peer.addr in node.connections)
             assert peer.addr not in node.connecting
 

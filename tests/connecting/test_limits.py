@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,6 +17,7 @@ from pea2pea import Address, Config, Connection, ConnectionLimitError, Handshake
 from ..helpers import (
     LOCALHOST,
     Echo,
+    Gate,
     MemoryNetwork,
     RawListener,
     RawPeer,
@@ -29,17 +31,6 @@ from ..helpers import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-
-
-class Gate:
-    """A handshake that waits until the test opens the gate."""
-
-    def __init__(self) -> None:
-        self.opened = anyio.Event()
-
-    async def __call__(self, _: Connection, stream: ByteStream) -> ByteStream:
-        await self.opened.wait()
-        return stream
 
 
 def gated(config: Config) -> tuple[User, Gate]:
@@ -219,6 +210,7 @@ async def test_max_inbound_keeps_room_for_our_own_dials(peers: list[RawPeer]) ->
         peers.append(await RawPeer.dial(addr))
         assert await peers[-1].is_refused()
         assert node.heuristics.inbound_rejections == 1
+        assert peers[0].addr in node.connections
         await connect(user, responder)
         with RawListener.open() as listener:
             await node.connect(listener.addr)
@@ -253,31 +245,46 @@ async def adopted(node: Node, host: str, port: int, side: Side = Side.RESPONDER)
         (64, ["203.0.113.1"] * 3, "203.0.113.2"),
         (64, ["203.0.113.1", "::ffff:203.0.113.1", "::ffff:cb00:7101"], "::ffff:203.0.113.2"),
         (64, ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::"], "2001:db8:0:1::1"),
+        (32, ["2001:db8::1", "2001:db8:1::", "2001:db8:ffff::"], "2001:db9::"),
         (48, ["2001:db8::1", "2001:db8:0:1::", "2001:db8:0:ffff::"], "2001:db8:1::"),
         (128, ["2001:db8::1", "2001:DB8::1", "2001:db8:0:0::1"], "2001:db8::2"),
     ],
-    ids=["IPv4", "IPv4-mapped", "IPv6 by 64 bits", "IPv6 by 48 bits", "IPv6 by 128 bits"],
+    ids=["IPv4", "IPv4-mapped", "IPv6 by 64 bits", "IPv6 by 32 bits", "IPv6 by 48 bits", "IPv6 by 128 bits"],
 )
-@pytest.mark.parametrize("side", Side)
-async def test_connections_are_limited_per_ip(prefix: int, hosts: list[str], other: str, side: Side) -> None:
+@pytest.mark.parametrize("sides", list(product(Side, repeat=2)))
+async def test_connections_are_limited_per_ip(
+    prefix: int, hosts: list[str], other: str, sides: tuple[Side, Side]
+) -> None:
+    """Both sides count together, and what is given back can be taken again."""
     user = User(Config(max_connections_per_ip=2, ipv6_prefix=prefix, grace_period=0.1))
     async with user.node as node:
-        for port, host in enumerate(hosts[:2], 1):
-            await adopted(node, host, port, side)
-        with pytest.raises(ConnectionLimitError, match="max_connections_per_ip=2") as caught:
-            await adopted(node, hosts[2], 3, side)
-        assert caught.value.limit == "max_connections_per_ip"
-        await adopted(node, other, 4, side)
-        await node.disconnect((hosts[0], 1), abort=True)
-        await adopted(node, hosts[2], 3, side)
-        assert len(node.connections) == 3
+        for _ in range(2):
+            ends = [await adopted(node, hosts[port - 1], port, sides[port - 1]) for port in (1, 2)]
+            refused, _ = memory_pair()
+            with pytest.raises(ConnectionLimitError, match="max_connections_per_ip=2") as caught:
+                await node.adopt(refused, (hosts[2], 3), sides[0])
+            assert caught.value.limit == "max_connections_per_ip"
+            assert refused.closed
+            ends.append(await adopted(node, other, 4, sides[0]))
+            await node.disconnect((hosts[0], 1), abort=True)
+            ends.append(await adopted(node, hosts[2], 3, sides[0]))
+            assert len(node.connections) == 3
+            for end in ends:
+                await end.aclose()
+            await wait_until(lambda: not node.connections)
 
 
-@pytest.mark.parametrize("host", [LOCALHOST, "127.9.9.9", "::1", "::ffff:127.0.0.1", "/run/some.socket", "a name"])
-async def test_loopback_and_what_is_no_ip_are_not_limited_per_ip(host: str) -> None:
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        *([host] * 3 for host in (LOCALHOST, "127.9.9.9", "::1", "::ffff:127.0.0.1", "/run/some.socket", "a name")),
+        [LOCALHOST, "127.9.9.9", "::1"],
+    ],
+)
+async def test_loopback_and_what_is_no_ip_are_not_limited_per_ip(hosts: list[str]) -> None:
     user = User(Config(max_connections_per_ip=1, grace_period=0.1))
     async with user.node as node:
-        for port in range(1, 4):
+        for port, host in enumerate(hosts, 1):
             await adopted(node, host, port)
         assert len(node.connections) == 3
 
@@ -289,13 +296,15 @@ async def test_limit_per_ip() -> None:
     async with user.node as node:
         addr = await node.start_listening()
         crowd = network.host("203.0.113.7")
-        streams = [await crowd.dial(addr) for _ in range(3)]
-        with pytest.raises(anyio.EndOfStream):
-            await streams[2].receive()
-        assert node.heuristics.inbound_rejections == 1
+        streams = [await crowd.dial(addr) for _ in range(4)]
+        for stream in streams[2:]:
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+        assert node.heuristics.inbound_rejections == 2
         await wait_until(lambda: len(node.connections) == 2)
         other = await network.host("203.0.113.8").dial(addr)
         await wait_until(lambda: len(node.connections) == 3)
+        assert sorted(host for host, _ in node.connections) == ["203.0.113.7", "203.0.113.7", "203.0.113.8"]
         for stream in *streams[:2], other:
             await stream.send(frame(b"hello"))
             assert await stream.receive() == frame(b"hello")
@@ -355,6 +364,9 @@ async def test_racing_peers(peers: list[RawPeer]) -> None:
         await wait_until(lambda: node.heuristics.inbound_rejections == 15)
         await wait_until(lambda: len(node.connections) == 5)
         assert not node.connecting
+        for peer in peers:
+            peer.close()
+        await wait_until(lambda: not node.connections)
 
 
 async def test_race_for_the_last_slot() -> None:

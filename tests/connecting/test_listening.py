@@ -13,9 +13,9 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
-from pea2pea import Address, Config, Connection, Listener, NodeClosedError, TCPTransport
+from pea2pea import Address, Config, Listener, NodeClosedError, TCPTransport
 
-from ..helpers import LOCALHOST, Echo, RawPeer, User, connect, frame, two_nodes, wait_until
+from ..helpers import LOCALHOST, Echo, Gate, RawPeer, User, connect, frame, two_nodes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,19 +78,13 @@ async def test_stopping_leaves_established_connections_alone() -> None:
 
 async def test_stopping_leaves_set_ups_in_progress_alone() -> None:
     user = User(enable={"handshake", "on_disconnect"})
-    go_on = anyio.Event()
-
-    async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
-        await go_on.wait()
-        return stream
-
-    user.shake_hands = shake_hands
+    user.shake_hands = gate = Gate()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await wait_until(lambda: peer.addr in node.connecting)
             await node.stop_listening()
             assert peer.addr in node.connecting
-            go_on.set()
+            gate.opened.set()
             await wait_until(lambda: peer.addr in node.connections)
 
 
@@ -235,13 +229,7 @@ async def test_a_node_that_only_dials_needs_no_listener() -> None:
 async def test_peers_that_abort_before_they_are_accepted_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pea2pea")
     user = Echo(Config(max_connecting=1), enable={"handshake", "reading", "writing"})
-    go_on = anyio.Event()
-
-    async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
-        await go_on.wait()
-        return stream
-
-    user.shake_hands = shake_hands
+    user.shake_hands = gate = Gate()
     async with user.node as node:
         addr = await node.start_listening()
         with await RawPeer.dial(addr) as first:
@@ -249,7 +237,7 @@ async def test_peers_that_abort_before_they_are_accepted_are_passed_over(caplog:
             for _ in range(5):
                 (await RawPeer.dial(addr)).reset()
             with await RawPeer.dial(addr) as last:
-                go_on.set()
+                gate.opened.set()
                 for peer in first, last:
                     await peer.send(frame(b"hello"))
                     assert await peer.receive_message() == b"hello"

@@ -141,7 +141,8 @@ class TooLate(TCPTransport):
 @pytest.mark.parametrize("by", ["shut_down", "leaving"])
 async def test_who_comes_when_the_node_is_closing_is_counted(by: str) -> None:
     transport = TooLate()
-    node = User(transport=transport).node
+    user = User(enable=ALL, transport=transport)
+    node = user.node
 
     async with node:
         await node.start_listening()
@@ -159,3 +160,4 @@ async def test_who_comes_when_the_node_is_closing_is_counted(by: str) -> None:
     assert node.heuristics.inbound_rejections == 1
     assert [stream.closed for stream in transport.streams] == [True]
     assert not node.connecting
+    assert not user.shaken

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pea2pea import Address, Config, Connection
 from pea2pea.codecs import LengthDelimitedCodec
-from tests.helpers import ALL, Echo, RawPeer, frame, wait_until
+from tests.helpers import ALL, Echo, RawPeer, frame, receive_exactly, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 MAGIC = b"pea2pea\n"
 NONCE = 8
 MAX_LENGTH = 1000
-
-
-async def receive_exactly(stream: ByteStream, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        data += await stream.receive(count - len(data))
-    return data
 
 
 class Target(Echo):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from pea2pea._admission import Admission, ConnectingView, ConnectionsView
 from pea2pea._report import Reporter
 from pea2pea._session import Session
 from pea2pea.stats import Heuristics
-from tests.helpers import ALL, Echo, MemoryNetwork, MemoryStream, RawPeer, User, connect, memory_pair, wait_until
+from tests.helpers import ALL, MemoryStream, User, memory_pair, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -170,82 +170,6 @@ async def adopted(user: User, host: str, port: int, side: Side = Side.RESPONDER)
     return theirs
 
 
-async def test_limit_per_address() -> None:
-    """Connections per address are limited and other addresses are not affected."""
-    network = MemoryNetwork()
-    user = User(
-        Config(listener_addr=("198.51.100.1", 0), max_connections_per_ip=2), transport=network.host("198.51.100.1")
-    )
-    crowd = [User(Config(listener_addr=None), transport=network.host("203.0.113.1")) for _ in range(4)]
-    other = User(Config(listener_addr=None), transport=network.host("203.0.113.2"))
-    async with user.node as node, anyio.create_task_group() as tasks:
-        addr = await node.start_listening()
-        for peer in (*crowd, other):
-            await tasks.start(run_and_connect, peer, addr)
-        await wait_until(lambda: node.heuristics.inbound_rejections == 2)
-        await wait_until(lambda: len(node.connections) == 3)
-        assert sorted(host for host, _ in node.connections) == ["203.0.113.1", "203.0.113.1", "203.0.113.2"]
-        tasks.cancel_scope.cancel()
-    assert network.open_streams == 0
-
-
-async def run_and_connect(user: User, addr: Address, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    async with user.node as node:
-        await node.connect(addr)
-        task_status.started()
-        await anyio.sleep_forever()
-
-
-@pytest.mark.parametrize(
-    ("hosts", "admitted"),
-    [
-        (["203.0.113.1"] * 4, 2),
-        (["203.0.113.1", "203.0.113.2", "203.0.113.3"], 3),
-        (["203.0.113.1", "::ffff:203.0.113.1", "::ffff:cb00:7101"], 2),
-        (["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::"], 2),
-        (["2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:3::1"], 3),
-        (["127.0.0.1", "127.0.0.1", "127.8.8.8", "::1", "::1", "::ffff:127.0.0.1"], 6),
-        (["a name", "a name", "a name"], 3),
-    ],
-)
-async def test_what_counts_as_one_peer(hosts: list[str], admitted: int) -> None:
-    user = User(Config(max_connections_per_ip=2, grace_period=0.1))
-    async with user.node as node:
-        ends = [await adopted(user, host, port) for port, host in enumerate(hosts, 1)]
-        assert len(node.connections) == admitted
-        for end in ends:
-            await end.aclose()
-        await wait_until(lambda: not node.connections)
-        ends = [await adopted(user, host, port) for port, host in enumerate(hosts, 1)]
-        assert len(node.connections) == admitted  # what was taken before was given back
-
-
-@pytest.mark.parametrize("prefix", [32, 48, 64, 128])
-async def test_ipv6_peers_are_counted_by_the_prefix_of_the_config(prefix: int) -> None:
-    user = User(Config(max_connections_per_ip=1, ipv6_prefix=prefix, grace_period=0.1))
-    within = {32: "2001:db8:ffff::", 48: "2001:db8:0:ffff::", 64: "2001:db8::ffff:0:0:0", 128: "2001:db8::"}[prefix]
-    beyond = {32: "2001:db9::", 48: "2001:db8:1::", 64: "2001:db8:0:1::", 128: "2001:db8::1"}[prefix]
-    async with user.node as node:
-        await adopted(user, "2001:db8::", 1)
-        await adopted(user, within, 2)
-        assert len(node.connections) == 1
-        await adopted(user, beyond, 3)
-        assert len(node.connections) == 2
-
-
-@pytest.mark.parametrize("side", Side)
-async def test_the_limit_per_address_holds_for_both_sides_together(side: Side) -> None:
-    user = User(Config(max_connections_per_ip=2, grace_period=0.1))
-    async with user.node as node:
-        await adopted(user, "203.0.113.1", 1, side)
-        await adopted(user, "203.0.113.1", 2, ~side)
-        ours, _ = memory_pair()
-        with pytest.raises(ConnectionLimitError) as caught:
-            await node.adopt(ours, ("203.0.113.1", 3), side)
-        assert caught.value.limit == "max_connections_per_ip"
-        assert ours.closed
-
-
 async def refuse(_: Connection, stream: ByteStream) -> ByteStream:
     raise ValueError("not you")
 
@@ -280,32 +204,3 @@ async def test_every_way_a_set_up_fails_gives_its_slot_back(
         user.shake_hands = User().shake_hands
         await adopted(user, "203.0.113.1", 9)
         assert len(node.connections) == 1
-
-
-async def test_twenty_racing_peers_get_exactly_the_slots_there_are() -> None:
-    user = Echo(Config(max_connections=5))
-    async with user.node as node:
-        addr = await node.start_listening()
-        with ExitStack() as peers:
-            async with anyio.create_task_group() as tasks:
-
-                async def race() -> None:
-                    peers.enter_context(await RawPeer.dial(addr))
-
-                for _ in range(20):
-                    tasks.start_soon(race)
-            await wait_until(lambda: node.heuristics.inbound_rejections == 15)
-            await wait_until(lambda: len(node.connections) == 5)
-        await wait_until(lambda: not node.connections)
-
-
-async def test_max_inbound_turns_away_peers_but_not_our_own_dials() -> None:
-    user, friend = User(Config(max_connections=3, max_inbound=1)), User()
-    async with user.node as node, friend.node:
-        addr = await node.start_listening()
-        with await RawPeer.dial(addr) as first, await RawPeer.dial(addr) as second:
-            await wait_until(lambda: node.heuristics.inbound_rejections == 1)
-            await connect(user, friend)
-            assert len(node.connections) == 2
-            assert await second.is_refused()
-            assert first.addr in node.connections

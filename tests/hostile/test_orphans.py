@@ -16,14 +16,14 @@ import pytest
 from anyio import connect_tcp, create_task_group
 from anyio.abc import SocketAttribute
 
-from pea2pea import Config, DisconnectOrigin, Side, TCPTransport
+from pea2pea import Address, Config, Connection, DisconnectOrigin, Node, Side, TCPTransport
 
 from ..helpers import ALL, Opaque, RawListener, RawPeer, User, wait_until
 from ..protocols.stuck import SMALL_BUFFER
 from ..protocols.tls import SecureUser, wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Awaitable, Callable, Collection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which sockets nobody owns")
 
@@ -92,8 +92,7 @@ async def test_peers_that_never_read_leave_nothing_in_the_kernel(how: str, kind:
                 await assert_reset(peer)
 
 
-@any_end
-async def test_dialled_peers_leave_nothing_either(how: str) -> None:
+async def assert_that_nothing_is_left(how: str, dial: Callable[[Node, Address], Awaitable[Connection]]) -> None:
     user = user_for(how)
     ports: list[tuple[int, int]] = []
     async with user.node as node:
@@ -101,7 +100,7 @@ async def test_dialled_peers_leave_nothing_either(how: str) -> None:
             peers = []
             for _ in range(PEERS):
                 listener = stack.enter_context(RawListener.open(receive_buffer=SMALL_BUFFER))
-                connection = await node.connect(listener.addr)
+                connection = await dial(node, listener.addr)
                 ports.append((connection.extra(SocketAttribute.local_port), listener.addr[1]))
                 user.outbox.send_nowait(connection, LOTS)
                 peers.append(stack.enter_context(await listener.accept()))
@@ -112,25 +111,20 @@ async def test_dialled_peers_leave_nothing_either(how: str) -> None:
 
 
 @any_end
+async def test_dialled_peers_leave_nothing_either(how: str) -> None:
+    await assert_that_nothing_is_left(how, lambda node, addr: node.connect(addr))
+
+
+@any_end
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_adopted_foreign_streams(how: str, wrapped: bool) -> None:
     """Streams that are not the library's, whose sockets can be reached, leave nothing either."""
-    user = user_for(how)
-    ports: list[tuple[int, int]] = []
-    async with user.node as node:
-        with ExitStack() as stack:
-            peers = []
-            for _ in range(PEERS):
-                listener = stack.enter_context(RawListener.open(receive_buffer=SMALL_BUFFER))
-                stream = await connect_tcp(*listener.addr)
-                ports.append((stream.extra(SocketAttribute.local_port), listener.addr[1]))
-                connection = await node.adopt(Opaque(stream) if wrapped else stream, listener.addr, Side.INITIATOR)
-                user.outbox.send_nowait(connection, LOTS)
-                peers.append(stack.enter_context(await listener.accept()))
-            await end_all(user, how)
-            assert states(ports) == []
-            for peer in peers:
-                await assert_reset(peer)
+
+    async def adopt(node: Node, addr: Address) -> Connection:
+        stream = await connect_tcp(*addr)
+        return await node.adopt(Opaque(stream) if wrapped else stream, addr, Side.INITIATOR)
+
+    await assert_that_nothing_is_left(how, adopt)
 
 
 @pytest.mark.parametrize("foreign", [False, True])

@@ -10,27 +10,12 @@ import pytest
 from anyio import EndOfStream
 
 from pea2pea import Config, Connection, DisconnectOrigin, Side
-from tests.helpers import (
-    ALL,
-    MemoryNetwork,
-    MemoryStream,
-    MemoryTransport,
-    RawListener,
-    RawPeer,
-    User,
-    frame,
-    frames,
-    memory_pair,
-    turns,
-    wait_until,
-)
+from tests.helpers import MemoryStream, RawListener, RawPeer, User, frame, frames, memory_pair, turns, wait_until
 
 from .target import Target, besieged, join, shake_hands
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
-
-    from anyio.abc import ByteStream
 
     from pea2pea import Address, Node
 
@@ -43,13 +28,13 @@ END: dict[str, Callable[[Node, Address], Awaitable[object]]] = {
 
 
 async def flood(peer: RawPeer) -> None:
-    with suppress(OSError):
+    with suppress(OSError, anyio.ClosedResourceError):
         while True:
             await peer.send(frame(bytes(900)) * 50)
 
 
 async def drip(peer: RawPeer) -> None:
-    with suppress(OSError):
+    with suppress(OSError, anyio.ClosedResourceError):
         while True:
             await peer.send(b"\0")
             await turns()
@@ -178,47 +163,6 @@ async def test_return_from_the_same_port() -> None:
             first.reset()
             await wait_until(lambda: first.addr not in target.node.connections)
         assert not await target.node.disconnect(connection)
-
-
-class LateListener:
-    """A listener on which a peer arrives when it is closed already."""
-
-    def __init__(self) -> None:
-        self.addr = ("198.51.100.1", 4711)
-        self.arrival = anyio.Event()
-        self.stream, self.peer = memory_pair()
-
-    async def accept(self) -> tuple[ByteStream, Address]:
-        with anyio.CancelScope(shield=True):
-            await self.arrival.wait()
-        return self.stream, ("203.0.113.1", 1)
-
-    async def aclose(self) -> None:
-        pass
-
-
-class LateTransport(MemoryTransport):
-    def __init__(self) -> None:
-        super().__init__(MemoryNetwork(), "198.51.100.1")
-        self.listener = LateListener()
-
-    async def listen(self, addr: Address, *, backlog: int, reuse_port: bool) -> LateListener:
-        return self.listener
-
-
-async def test_arrival_at_shutdown() -> None:
-    """A peer that arrives in the moment of shutdown is turned away."""
-    transport = LateTransport()
-    user = User(enable=ALL, transport=transport)
-    async with user.node as node, anyio.create_task_group() as tasks:
-        await node.start_listening()
-        await turns()
-        tasks.start_soon(node.shut_down)
-        await turns()
-        transport.listener.arrival.set()
-    assert transport.listener.stream.closed
-    assert user.shaken == []
-    assert node.heuristics.inbound_rejections == 1
 
 
 class EmptyAtTheEnd(MemoryStream):

@@ -11,6 +11,7 @@ from anyio.abc import ByteStream
 from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, NodeClosedError, NotConnectedError, Side
 
 from ..helpers import (
+    Never,
     RawPeer,
     User,
     connect,
@@ -22,22 +23,6 @@ from ..helpers import (
     two_nodes,
     wait_until,
 )
-
-
-class Recorder:
-    """A background task that does not end by itself; it says how it ended."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.cancelled = 0
-
-    async def __call__(self, *_: object) -> None:
-        self.begun += 1
-        try:
-            await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
-            self.cancelled += 1
-            raise
 
 
 async def test_a_task_runs_with_its_arguments() -> None:
@@ -55,7 +40,7 @@ async def test_a_task_runs_with_its_arguments() -> None:
 
 async def test_a_task_is_named() -> None:
     dialler, responder = User(), User()
-    task = Recorder()
+    task = Never()
     async with two_nodes(dialler, responder) as (ours, _):
         dialler.node.start_soon(task, name="one of the node")
         ours.start_soon(task, name="one of the connection")
@@ -64,7 +49,7 @@ async def test_a_task_is_named() -> None:
 
 @pytest.mark.parametrize("how", ["leaving", "shut_down"])
 async def test_a_nodes_task_ends_with_the_node(how: str) -> None:
-    task = Recorder()
+    task = Never()
     user = User()
     async with user.node as node:
         node.start_soon(task)
@@ -77,7 +62,7 @@ async def test_a_nodes_task_ends_with_the_node(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["disconnect", "abort", "peer", "leaving"])
 async def test_a_connections_task_ends_with_the_connection(how: str) -> None:
-    task = Recorder()
+    task = Never()
     dialler, responder = User(), User()
     async with responder.node:
         async with dialler.node:
@@ -95,7 +80,7 @@ async def test_a_connections_task_ends_with_the_connection(how: str) -> None:
 
 
 async def test_a_connections_task_does_not_outlive_it_for_its_successor() -> None:
-    task = Recorder()
+    task = Never()
     dialler, responder = User(), User()
     async with two_nodes(dialler, responder) as (first, _):
         first.start_soon(task)
@@ -185,7 +170,7 @@ async def test_a_task_may_start_others() -> None:
 async def test_no_task_starts_while_the_node_ends() -> None:
     dialler, responder = User(), User()
     refusals: list[type[Exception]] = []
-    task = Recorder()
+    task = Never()
 
     async def part(*_: object) -> None:
         try:
@@ -203,7 +188,7 @@ async def test_no_task_starts_while_the_node_ends() -> None:
 async def test_tasks_started_by_hooks() -> None:
     """A hook may start tasks of its connection even the last one."""
     dialler, responder = User(), User()
-    task = Recorder()
+    task = Never()
 
     async def hook(*_: object) -> None:
         ours.start_soon(task)
@@ -219,7 +204,7 @@ async def test_tasks_started_by_hooks() -> None:
 
 async def test_a_task_started_in_the_handshake_lives_with_the_connection() -> None:
     user = User(enable={"handshake", "reading"})
-    task = Recorder()
+    task = Never()
 
     async def shake_hands(connection: Connection, stream: ByteStream) -> ByteStream:
         connection.start_soon(task)
@@ -237,7 +222,7 @@ async def test_a_task_started_in_the_handshake_lives_with_the_connection() -> No
 
 async def test_a_task_started_in_a_handshake_that_fails_is_cancelled() -> None:
     dialler, responder = User(enable={"handshake"}), User()
-    task = Recorder()
+    task = Never()
 
     async def shake_hands(connection: Connection, _: ByteStream) -> ByteStream:
         connection.start_soon(task)
@@ -255,7 +240,7 @@ async def test_a_task_started_in_a_handshake_that_fails_is_cancelled() -> None:
 async def test_task_of_an_evicted_handshake() -> None:
     """A task started in a handshake that makes room for a dial is cancelled."""
     user, other = User(Config(max_connections=1), enable={"handshake"}), User()
-    task = Recorder()
+    task = Never()
 
     async def shake_hands(connection: Connection, stream: ByteStream) -> ByteStream:
         if connection.side is Side.RESPONDER:
@@ -311,7 +296,7 @@ async def test_started_in_the_last_turns(how: str, caplog: pytest.LogCaptureFixt
     """A task that is started in any turn of a connection's end is cancelled, or `NotConnectedError` is raised."""
     refused = 0
     for number in range(20):
-        user, task = User(enable={"reading"}), Recorder()
+        user, task = User(enable={"reading"}), Never()
         async with user.node as node, anyio.create_task_group() as group:
             if how == "memory":
                 ours, theirs = memory_pair()

@@ -16,6 +16,7 @@ from pea2pea import Config, Connection, DeliveryError, NotConnectedError, Side, 
 from tests.conftest import open_sockets
 
 from ..helpers import ALL, RawListener, User, memory_pair, running_tasks, start_poller, turns, wait_until
+from .cancelling import cancelled_after
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,21 +54,6 @@ def slots_taken(node: Node) -> int:
         + len(admission.connecting)
         + sum(abs(count) for counter in counters for count in counter.values())
     )
-
-
-async def cancelled(after: int, func: Callable[[], Awaitable[object]]) -> bool:
-    """Call `func`, and cancel it after so many turns of the event loop; whether it was in time for that."""
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as tasks:
-
-            async def cancel() -> None:
-                await turns(after)
-                scope.cancel()
-
-            tasks.start_soon(cancel)
-            await func()
-            tasks.cancel_scope.cancel()
-    return scope.cancelled_caught
 
 
 class Chaos:
@@ -130,26 +116,26 @@ class Chaos:
         return self.peer.received
 
     async def connect(self, after: int) -> bool:
-        return await cancelled(after, partial(self.user.node.connect, self.addr))
+        return await cancelled_after(after)(partial(self.user.node.connect, self.addr))
 
     async def adopt_socket(self, after: int) -> bool:
         one, other = socket.socketpair()
         with other:
             stream = TCPTransport.wrap(one)
-            in_time = await cancelled(after, partial(self.user.node.adopt, stream, ("a name", 1), Side.INITIATOR))
+            in_time = await cancelled_after(after)(partial(self.user.node.adopt, stream, ("a name", 1), Side.INITIATOR))
             assert (one.fileno() < 0) == (not self.user.node.connections)
         return in_time
 
     async def adopt_memory(self, after: int) -> bool:
         ours, theirs = memory_pair()
-        in_time = await cancelled(after, partial(self.user.node.adopt, ours, ("a name", 1), Side.RESPONDER))
+        in_time = await cancelled_after(after)(partial(self.user.node.adopt, ours, ("a name", 1), Side.RESPONDER))
         await theirs.aclose()
         assert ours.closed == (not self.user.node.connections)
         return in_time
 
     async def disconnect(self, after: int) -> bool:
         connection = await self.user.node.connect(self.addr)
-        in_time = await cancelled(after, partial(self.user.node.disconnect, connection))
+        in_time = await cancelled_after(after)(partial(self.user.node.disconnect, connection))
         assert not await self.user.node.disconnect(connection)
         return in_time
 
@@ -158,7 +144,7 @@ class Chaos:
         with RawListener.open(receive_buffer=4096) as listener:
             connection = await self.user.node.connect(listener.addr)
             self.user.outbox.send_nowait(connection, bytes(4_000_000))
-            in_time = await cancelled(after, partial(self.until_it_ends, send, connection, after))
+            in_time = await cancelled_after(after)(partial(self.until_it_ends, send, connection, after))
             with suppress(NotConnectedError):  # unless it is ending
                 assert 1 <= self.user.outbox.pending(connection) <= 2
             await self.user.node.disconnect(connection, abort=True)
@@ -188,7 +174,7 @@ class Chaos:
         return await self.clogged(after, lambda connection: self.user.outbox.deliver(connection, bytes(1000)))
 
     async def start_listening(self, after: int) -> bool:
-        in_time = await cancelled(after % 4, self.user.node.start_listening)
+        in_time = await cancelled_after(after % 4)(self.user.node.start_listening)
         await self.user.node.stop_listening()
         await turns(3)
         return in_time
@@ -198,7 +184,7 @@ class Chaos:
         async with user.node as node:
             await node.start_listening()
             await node.connect(self.addr)
-            in_time = await cancelled(after, node.shut_down)
+            in_time = await cancelled_after(after)(node.shut_down)
             await node.shut_down()
             assert slots_taken(node) == 0
         return in_time
@@ -213,7 +199,7 @@ class Chaos:
                 await user.outbox.deliver(connection, b"hello")
                 await turns(3)
 
-        in_time = await cancelled(after, life)
+        in_time = await cancelled_after(after)(life)
         assert slots_taken(user.node) == 0
         assert user.node.listening_addr is None
         return in_time

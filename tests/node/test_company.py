@@ -9,60 +9,13 @@ import pytest
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
-from pea2pea import Config, Connection, DisconnectOrigin, QueueFullError
+from pea2pea import Config
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.topology import connect_nodes, mesh, ring
 
-from ..helpers import RawPeer, User, above_info, connect, frame, two_nodes, wait_until
+from ..helpers import RawPeer, User, above_info, frame, wait_until
 
 HASTY = Config(grace_period=0.1)
-
-
-class Twice(User):
-    """A user that answers every message with two, as far as there is room."""
-
-    def __init__(self, *, wait: bool, timeout: float = 30.0) -> None:
-        super().__init__(HASTY, enable={"reading", "on_disconnect"})
-        self.outbox = self.node.enable_writing(self, timeout=timeout)
-        self.wait = wait
-        self.left_out = 0
-
-    async def process_message(self, source: Connection, message: bytes) -> None:
-        self.received.append(message)
-        for _ in range(2):
-            try:
-                self.outbox.send_nowait(source, message)
-            except QueueFullError:
-                if self.wait:
-                    await self.outbox.send(source, message)
-                else:
-                    self.left_out += 1
-
-
-async def test_mutual_answers_with_send_nowait() -> None:
-    """Two nodes that answer each other with too much stay live if they leave some out."""
-    one, other = Twice(wait=False), Twice(wait=False)
-    async with two_nodes(one, other) as (ours, _):
-        one.outbox.send_nowait(ours, bytes(1000))
-        for some in (10_000, 20_000):
-            await wait_until(lambda: min(len(one.received), len(other.received)) > some, timeout=30)  # noqa: B023
-        assert one.left_out
-        assert not one.ended
-        assert not other.ended
-
-
-async def test_mutual_answers_with_send() -> None:
-    """Two nodes that wait for each other are parted by the write timeout."""
-    one, other = Twice(wait=True, timeout=0.5), Twice(wait=True, timeout=1000.0)
-    async with two_nodes(one, other) as (ours, _):
-        one.outbox.send_nowait(ours, bytes(10_000))
-        await wait_until(lambda: one.ended and other.ended, timeout=30)
-        assert one.origins == [DisconnectOrigin.WRITING]
-        assert one.node.heuristics.write_timeouts == 1
-        assert isinstance(ours.cause, TimeoutError)
-        assert one.node.heuristics.hook_errors == other.node.heuristics.hook_errors == 0
-        again, _ = await connect(one, other)
-        assert again.addr in one.node.connections
 
 
 async def test_a_view_may_be_iterated_over_while_peers_come_and_go() -> None:

@@ -17,6 +17,7 @@ from pea2pea import Config, Connection, DisconnectOrigin, HandshakeError, Node, 
 
 from ..helpers import (
     LOCALHOST,
+    Gate,
     MemoryNetwork,
     RawListener,
     RawPeer,
@@ -349,12 +350,7 @@ async def test_concurrent_shut_downs_wait_for_the_same_one() -> None:
 
 async def test_a_shut_down_that_is_cancelled_concludes() -> None:
     dialler, responder = User(), User()
-    go_on = anyio.Event()
-
-    async def part(*_: object) -> None:
-        await go_on.wait()
-
-    dialler.part = part
+    dialler.part = gate = Gate()
     async with two_nodes(dialler, responder):
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
@@ -363,7 +359,7 @@ async def test_a_shut_down_that_is_cancelled_concludes() -> None:
                 scope.cancel()
         with pytest.raises(NodeClosedError):
             await dialler.node.connect((LOCALHOST, 7))
-        go_on.set()
+        gate.opened.set()
         await dialler.node.shut_down()
         assert not dialler.node.connections
     assert dialler.origins == [SHUTDOWN]

@@ -11,14 +11,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import Event, connect_tcp
+from anyio import connect_tcp
 
 from pea2pea import Config, Connection, DisconnectOrigin, FrameError, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols import reading
 from pea2pea.transport import TCPStream
 
-from ..helpers import ALL, Opaque, RawPeer, User, frame, memory_pair, turns, wait_until
+from ..helpers import ALL, Gate, Opaque, RawPeer, User, frame, memory_pair, turns, wait_until
 from .tls import SecureUser, wrap
 
 if TYPE_CHECKING:
@@ -49,18 +49,6 @@ def dropping(most: int, *, secure: bool = False, grace_period: float = 5.0) -> U
     return user
 
 
-class Gate:
-    """A handler that waits at its first message until it is opened."""
-
-    def __init__(self, user: User) -> None:
-        self.event = Event()
-        user.handle = self.handle
-
-    async def handle(self, source: Connection, message: bytes) -> None:
-        if not self.event.is_set():  # else there is no reason to wait, not even a turn
-            await self.event.wait()
-
-
 @asynccontextmanager
 async def sender_to(user: User, over: str) -> AsyncGenerator[ByteStream]:
     """Enter the user's node, and yield a stream to it, behind which its handler is busy with a first message."""
@@ -85,12 +73,12 @@ async def sender_to(user: User, over: str) -> AsyncGenerator[ByteStream]:
 async def test_a_thousand_messages_in_one_segment(over: str, most: int) -> None:
     """Of a thousand messages in one segment so many wait and the rest is dropped at once."""
     user, messages = dropping(most, secure=over == "TLS"), numbered()
-    gate = Gate(user)
+    user.handle = gate = Gate()
     async with sender_to(user, over) as stream:
         await stream.send(b"".join(map(frame, messages)))
         await wait_until(lambda: user.node.heuristics.dropped_messages == COUNT - most)
         assert user.received == [FIRST]
-        gate.event.set()
+        gate.opened.set()
         await wait_until(lambda: user.received == [FIRST, *messages[:most]])
         await stream.send(frame(LAST))
         await wait_until(lambda: user.received == [FIRST, *messages[:most], LAST])
@@ -102,7 +90,8 @@ async def test_a_thousand_messages_in_one_segment(over: str, most: int) -> None:
 async def test_any_sizes_and_cuts(over: str, most: int) -> None:
     """It does not matter how large they are and how they are cut."""
     user, dice = dropping(most, secure=over == "TLS"), Random(most)
-    messages, gate = numbered(dice), Gate(user)
+    messages = numbered(dice)
+    user.handle = gate = Gate()
     data = b"".join(map(frame, messages))
     async with sender_to(user, over) as stream:
         while data:
@@ -110,32 +99,32 @@ async def test_any_sizes_and_cuts(over: str, most: int) -> None:
             await stream.send(data[:size])
             data = data[size:]
         await wait_until(lambda: user.node.heuristics.dropped_messages == COUNT - most)
-        gate.event.set()
+        gate.opened.set()
         await wait_until(lambda: user.received == [FIRST, *messages[:most]])
 
 
 async def test_each_message_may_come_in_a_segment_of_its_own() -> None:
     user, messages = dropping(1), numbered()
-    gate = Gate(user)
+    user.handle = gate = Gate()
     async with sender_to(user, "socket") as stream:
         for count, message in enumerate(messages):
             await stream.send(frame(message))
             await wait_until(lambda: user.node.heuristics.dropped_messages == count)  # noqa: B023
-        gate.event.set()
+        gate.opened.set()
         await wait_until(lambda: user.received == [FIRST, messages[0]])
 
 
 async def test_what_comes_with_the_message_that_is_processed_counts_too() -> None:
     """The first message and the thousand others are one segment, which comes before anything was read."""
     user, messages = dropping(2), numbered()
-    gate = Gate(user)
+    user.handle = gate = Gate()
     async with user.node as node:
         stream = await connect_tcp(*await node.start_listening())
         async with stream:
             await stream.send(b"".join(map(frame, [FIRST, *messages])))
             await wait_until(lambda: node.heuristics.dropped_messages == COUNT - 2)
             assert user.received == [FIRST]
-            gate.event.set()
+            gate.opened.set()
             await wait_until(lambda: user.received == [FIRST, *messages[:2]])
 
 
@@ -149,7 +138,7 @@ class Laborious(LengthDelimitedCodec):
     def decode(self, data: Chunk, /) -> Iterator[bytes]:
         for message in super().decode(data):
             if message in {b"0001", b"0002", b"0003"}:
-                self.gate.event.set()
+                self.gate.opened.set()
                 time.sleep(2 * reading.SLICE)  # work, after which the event loop has its turn
             yield message
 
@@ -159,7 +148,8 @@ class Laborious(LengthDelimitedCodec):
 async def test_handler_that_catches_up_within_a_chunk(most: int, end: bool) -> None:
     """Nothing waits for a handler that has caught up in the middle of a chunk."""
     user, messages = dropping(most), numbered()
-    gate, heuristics = Gate(user), user.node.heuristics
+    heuristics = user.node.heuristics
+    user.handle = gate = Gate()
     user.codec = lambda: Laborious(gate)
     async with sender_to(user, "memory") as stream:
         await stream.send(b"".join(map(frame, messages)))
@@ -181,7 +171,7 @@ BAD = b"\xff" * 4
 @pytest.mark.parametrize("over", ["socket", "memory"])
 async def test_the_valid_messages_before_a_bad_frame_are_processed(count: int, together: bool, over: str) -> None:
     user, messages = dropping(100), numbered()[:count]
-    gate = Gate(user)
+    user.handle = gate = Gate()
     async with sender_to(user, over) as stream:
         parts = [b"".join(map(frame, messages)), BAD]
         for part in [b"".join(parts)] if together else parts:
@@ -189,7 +179,7 @@ async def test_the_valid_messages_before_a_bad_frame_are_processed(count: int, t
             await turns(20)
         (connection,) = user.node.connections.values()
         assert connection.origin is None
-        gate.event.set()
+        gate.opened.set()
         await wait_until(lambda: user.origins == [DisconnectOrigin.READING])
         assert user.received == [FIRST, *messages]
         assert isinstance(connection.cause, FrameError)
@@ -203,7 +193,7 @@ async def test_count_before_a_bad_frame(count: int, grace_period: float, caplog:
     """Those that a busy handler does not come to before a bad frame are counted."""
     caplog.set_level("INFO", "pea2pea")
     user, messages = dropping(3, grace_period=grace_period), numbered()[:count]
-    Gate(user)
+    user.handle = Gate()
     async with sender_to(user, "socket") as stream:
         (connection,) = user.node.connections.values()
         await stream.send(b"".join(map(frame, messages)) + BAD)
@@ -218,10 +208,10 @@ async def test_count_before_a_bad_frame(count: int, grace_period: float, caplog:
 @pytest.mark.parametrize("how", ["disconnect", "abort", "reset", "a handler that raises", "a clean close"])
 async def test_those_that_wait_when_the_connection_ends_are_counted(how: str) -> None:
     user, messages = dropping(3, grace_period=0.1), numbered()[:10]
-    gate = Gate(user)
+    user.handle = gate = Gate()
 
     async def fail(source: Connection, message: bytes) -> None:
-        await gate.event.wait()
+        await gate.opened.wait()
         raise ValueError("a bug")
 
     if how == "a handler that raises":
@@ -231,7 +221,7 @@ async def test_those_that_wait_when_the_connection_ends_are_counted(how: str) ->
         await stream.send(b"".join(map(frame, messages)))
         await wait_until(lambda: user.node.heuristics.dropped_messages == 7)
         if how == "a handler that raises":
-            gate.event.set()
+            gate.opened.set()
         elif how == "a clean close":
             await stream.send_eof()
         elif how == "reset":

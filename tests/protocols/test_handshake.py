@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from secrets import token_bytes
-from typing import TYPE_CHECKING
 
 import pytest
 from anyio import CancelScope, Event, create_task_group, sleep_forever
@@ -23,20 +22,9 @@ from pea2pea import (
     Side,
 )
 
-from ..helpers import ALL, Echo, RawPeer, User, frame, told_errors, turns, two_nodes, wait_until
-
-if TYPE_CHECKING:
-    pass
+from ..helpers import ALL, Echo, RawPeer, User, frame, receive_exactly, told_errors, turns, two_nodes, wait_until
 
 NONCE = 8
-
-
-async def receive_exactly(stream: ByteStream, count: int) -> bytes:
-    """So many bytes, and none more."""
-    data = b""
-    while len(data) < count:
-        data += await stream.receive(count - len(data))
-    return data
 
 
 class Greeted(User):

@@ -14,6 +14,8 @@ from pea2pea.codecs import Codec
 
 from ..helpers import (
     Echo,
+    Gate,
+    Never,
     RawListener,
     RawPeer,
     User,
@@ -27,34 +29,6 @@ from ..helpers import (
 )
 
 ORDERLY = {"reading", "writing", "on_connect"}
-
-
-class Never:
-    """A hook that does not return; it says whether it was cancelled."""
-
-    def __init__(self) -> None:
-        self.begun = self.cancelled = 0
-
-    async def __call__(self, *_: object) -> None:
-        self.begun += 1
-        try:
-            await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
-            self.cancelled += 1
-            raise
-
-
-class Gate:
-    """A hook that returns when the test opens the gate."""
-
-    def __init__(self) -> None:
-        self.opened = anyio.Event()
-        self.begun = self.done = 0
-
-    async def __call__(self, *_: object) -> None:
-        self.begun += 1
-        await self.opened.wait()
-        self.done += 1
 
 
 # on_connect

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import current_time, move_on_after, sleep_forever, wait_writable
+from anyio import current_time, move_on_after, wait_writable
 from anyio.abc import ByteStream, SocketAttribute
 
 from pea2pea import Config, Connection, QueueFullError, Side, TCPTransport
 from pea2pea.codecs import LengthDelimitedCodec
 
-from ..helpers import RawPeer, User, frame, wait_until
+from ..helpers import Never, RawPeer, User, frame, wait_until
 from .stuck import stuck_peer
 from .tls import wrap
 
@@ -44,10 +44,6 @@ class Bounded(User):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         return stream
-
-
-async def wait_for_ever(source: Connection, message: bytes) -> None:
-    await sleep_forever()
 
 
 @asynccontextmanager
@@ -91,7 +87,7 @@ def growth_below(most: int) -> Iterator[None]:
 @pytest.mark.parametrize("reading", [False, True])
 async def test_a_peer_that_nobody_reads_from_is_stopped(block: bytes, reading: bool) -> None:
     user = Bounded("reading") if reading else Bounded()
-    user.handle = wait_for_ever
+    user.handle = Never()
     async with a_peer(user) as peer:
         assert await pour(peer, block) < MOST
         assert len(user.received) <= reading
@@ -99,7 +95,7 @@ async def test_a_peer_that_nobody_reads_from_is_stopped(block: bytes, reading: b
 
 async def test_a_peer_that_nobody_reads_from_is_stopped_over_tls() -> None:
     user = Bounded("reading")
-    user.handle = wait_for_ever
+    user.handle = Never()
 
     async def secure(connection: Connection, stream: ByteStream) -> ByteStream:
         return await wrap(await user.set_buffers(connection, stream), Side.RESPONDER)
@@ -136,7 +132,7 @@ async def test_endless_frame() -> None:
 async def test_messages_beyond_the_limit_do_not_pile_up() -> None:
     user = Bounded()
     user.node.enable_reading(user, drop_beyond=100)
-    user.handle = wait_for_ever
+    user.handle = Never()
     count = 0
     async with a_peer(user) as peer:
         with growth_below(2 * MIB):

@@ -9,11 +9,22 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 import trio.testing
-from anyio import Event, create_task_group, current_time, sleep, sleep_forever
+from anyio import create_task_group, current_time, sleep, sleep_forever
 from anyio.abc import ByteStream
 
 from pea2pea import Address, Config, Connection, DisconnectOrigin, HandshakeTimeoutError, Side, _clock
-from tests.helpers import ALL, MemoryNetwork, MemoryStream, MemoryTransport, User, frame, memory_pair, turns, wait_until
+from tests.helpers import (
+    ALL,
+    Gate,
+    MemoryNetwork,
+    MemoryStream,
+    MemoryTransport,
+    User,
+    frame,
+    memory_pair,
+    turns,
+    wait_until,
+)
 
 PEER = ("192.0.2.1", 1)
 IDLE = 60.0
@@ -193,12 +204,7 @@ class OddClock:
 async def test_nothing_times_out_because_another_clock_leaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_clock, "now", OddClock(1000.0))
     user, other = User(enable=ALL), User(enable=ALL - {"handshake"})
-    release = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        await release.wait()
-
-    user.handle = handle
+    user.handle = gate = Gate()
     async with user.node as node, other.node:
         addr = await node.start_listening()
         connection = await other.node.connect(addr)
@@ -206,7 +212,7 @@ async def test_nothing_times_out_because_another_clock_leaps(monkeypatch: pytest
             await other.outbox.send(connection, bytes(1000))
         await wait_until(lambda: user.received)
         await turns(100)
-        release.set()
+        gate.opened.set()
         await wait_until(lambda: len(user.received) == 300)
         assert not user.ended
         assert not other.ended

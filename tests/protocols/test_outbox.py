@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from anyio import CancelScope, Event, create_task_group
 from anyio.lowlevel import checkpoint
@@ -13,9 +11,6 @@ from pea2pea import DeliveryError, NotConnectedError, QueueFullError
 from ..helpers import User, connect, turns, two_nodes, wait_until
 from .outgoing import Sender, crowd
 from .stuck import CLOG, stuck_peer
-
-if TYPE_CHECKING:
-    pass
 
 MUCH = 1 << 30
 either_way = pytest.mark.parametrize("over", ["socket", "memory"])

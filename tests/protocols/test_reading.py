@@ -8,13 +8,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio import CancelScope, Event, current_time, sleep_forever
+from anyio import CancelScope, Event, current_time
 from anyio.lowlevel import checkpoint
 
 from pea2pea import Address, Config, Connection, DisconnectOrigin, FrameError, Side
 from pea2pea.codecs import LengthDelimitedCodec, LinesCodec
 
-from ..helpers import Echo, RawPeer, User, above_info, frame, turns, two_nodes, wait_until
+from ..helpers import Echo, Gate, Never, RawPeer, User, above_info, frame, turns, two_nodes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,10 +30,6 @@ class Reader(User):
     ) -> None:
         super().__init__(Config(grace_period=grace_period), enable={"on_disconnect"})
         self.node.enable_reading(self, drop_beyond=drop_beyond, idle_timeout=idle_timeout)
-
-
-async def wait_for_ever(source: Connection, message: bytes) -> None:
-    await sleep_forever()
 
 
 # Messages
@@ -357,12 +353,7 @@ async def test_a_slow_handler_delays_its_own_peer_only() -> None:
 
 async def test_backpressure_slows_the_sender_down_and_loses_nothing() -> None:
     sender, receiver = User(), User()
-    release = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        await release.wait()
-
-    receiver.handle = handle
+    receiver.handle = gate = Gate()
     messages = [bytes(200_000) + b"%d" % number for number in range(200)]
     async with two_nodes(sender, receiver) as (ours, _):
         queued = []
@@ -373,35 +364,39 @@ async def test_backpressure_slows_the_sender_down_and_loses_nothing() -> None:
                 await sender.outbox.deliver(ours, message)
         assert patience.cancelled_caught, "40 MB went to somebody who takes none"
         assert receiver.received == messages[:1]
-        release.set()
+        gate.opened.set()
         await wait_until(lambda: receiver.received == queued, timeout=30)
 
 
-@pytest.mark.parametrize("how", ["disconnect", "abort", "reset", "leaving"])
+CUTS = {
+    "disconnect": DisconnectOrigin.USER,
+    "abort": DisconnectOrigin.USER,
+    "reset": DisconnectOrigin.READING,
+    "leaving": DisconnectOrigin.SHUTDOWN,
+}
+
+
+@pytest.mark.parametrize("how", CUTS)
 async def test_a_busy_handler_is_cancelled_when_its_connection_is_cut(how: str) -> None:
     user = Reader(grace_period=1000.0)
-    cancelled = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        try:
-            await sleep_forever()
-        finally:
-            cancelled.set()
-
-    user.handle = handle
+    user.handle = never = Never()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"hello") + frame(b"again"))
             await wait_until(lambda: user.received)
+            connection = user.only
             if how == "reset":
                 peer.reset()
             elif how == "leaving":
                 await node.shut_down()
             else:
-                assert await node.disconnect(user.only, abort=how == "abort")
-            await cancelled.wait()
+                assert await node.disconnect(connection, abort=how == "abort")
+            await wait_until(lambda: never.cancelled)
+            await wait_until(lambda: user.ended)
+    assert (never.begun, never.cancelled) == (1, 1)
     assert user.received == [b"hello"]
-    assert len(user.ended) == 1
+    assert user.origins == [CUTS[how]]
+    assert isinstance(connection.cause, ConnectionResetError) is (how == "reset")
 
 
 # A busy handler that others do not wait for
@@ -409,12 +404,7 @@ async def test_a_busy_handler_is_cancelled_when_its_connection_is_cut(how: str) 
 
 async def test_messages_beyond_the_limit_are_dropped_and_counted() -> None:
     user = Reader(drop_beyond=3)
-    release = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        await release.wait()
-
-    user.handle = handle
+    user.handle = gate = Gate()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"0"))
@@ -422,7 +412,7 @@ async def test_messages_beyond_the_limit_are_dropped_and_counted() -> None:
             for number in range(1, 10):
                 await peer.send(frame(b"%d" % number))
             await wait_until(lambda: node.heuristics.dropped_messages == 6)
-            release.set()
+            gate.opened.set()
             await wait_until(lambda: user.received == [b"0", b"1", b"2", b"3"])
             await peer.send(frame(b"10"))
             await wait_until(lambda: user.received[4:] == [b"10"])
@@ -442,7 +432,7 @@ async def test_a_handler_that_does_not_wait_drops_nothing() -> None:
 async def test_dropping_is_told_at_most_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "pea2pea")
     user = Reader(drop_beyond=1)
-    user.handle = wait_for_ever
+    user.handle = Never()
     began = monotonic()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
@@ -458,12 +448,7 @@ async def test_dropping_is_told_at_most_once_a_second(caplog: pytest.LogCaptureF
 
 async def test_what_waits_is_processed_after_a_clean_close() -> None:
     user = Reader(drop_beyond=3, grace_period=1000.0)
-    release = Event()
-
-    async def handle(source: Connection, message: bytes) -> None:
-        await release.wait()
-
-    user.handle = handle
+    user.handle = gate = Gate()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"0"))
@@ -473,7 +458,7 @@ async def test_what_waits_is_processed_after_a_clean_close() -> None:
             peer.half_close()
             await turns()
             assert not user.ended
-            release.set()
+            gate.opened.set()
             await wait_until(lambda: user.origins == [DisconnectOrigin.READING])
     assert user.received == [b"0", b"1", b"2", b"3"]
 
@@ -482,7 +467,7 @@ async def test_invalid_message_beside_a_busy_handler() -> None:
     """An invalid message beside a busy handler ends within the grace period."""
     user = Reader(drop_beyond=3, grace_period=0.1)
     user.codec = lambda: LengthDelimitedCodec(max_length=10)
-    user.handle = wait_for_ever
+    user.handle = Never()
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"hello"))

@@ -12,7 +12,7 @@ from anyio.abc import ByteStream
 
 from pea2pea import Address, Config, Connection, DisconnectOrigin, NotConnectedError, Side
 
-from ..helpers import MemoryStream, RawPeer, User, memory_pair, turns, wait_until
+from ..helpers import MemoryStream, RawPeer, User, memory_pair, receive_exactly, turns, wait_until
 from .stuck import stuck_peer
 
 if TYPE_CHECKING:
@@ -68,14 +68,6 @@ class Frames:
 
     def encode(self, message: Frame, /) -> Frame:
         return message
-
-
-async def receive_exactly(stream: ByteStream, count: int) -> bytes:
-    parts = []
-    while count:
-        parts.append(await stream.receive())
-        count -= len(parts[-1])
-    return b"".join(parts)
 
 
 # Frames

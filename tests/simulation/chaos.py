@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import struct
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from itertools import product
 from math import inf
@@ -42,61 +41,35 @@ from pea2pea import (
 )
 from pea2pea._report import Reporter
 from pea2pea._session import Session
-from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols.writing import Writer
 from pea2pea.testing import Host, Link, Simulation, simulate
+from tests.ends import NAME, ORDERLY, Planted
+from tests.ends import End as AnyEnd
 from tests.helpers import Opaque
 from tests.simulation.mutants import FOUND_BY, MUTANTS
 from tests.simulation.streams import Foreign, Wrapped
 
 ACTIONS = 600
 PORT = 4000
-NAME = 8  # bytes of an end's name, which each end tells the other in the handshake
-HEADER = struct.Struct(">QI")
-LARGEST = 200_000  # bytes of a message
-ORDERLY = {DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN}
 GRACE, HANDSHAKE, WRITE, HOOK, DIAL, IDLE = 5.0, 4.0, 10.0, 3.0, 3.0, 20.0
 
 
-class Planted(Exception):  # noqa: N818  # no error of the library's
-    """A bug of the user's."""
-
-
-class End:
-    """One end of a connection, and what happened there. It is the codec of it, too: messages are sizes.
-
-    A message is accepted when it is encoded, and then numbered; so nothing but what was accepted has a number.
-    """
+class End(AnyEnd):
+    """One end of a connection, and when what happened there."""
 
     def __init__(self, life: Life, connection: Connection) -> None:
+        super().__init__(connection, life.world.take_name())
         self.life = life
-        self.connection = connection
-        self.name = life.world.take_name()
-        self.peer = 0  # the other end's name
-        self.framing = LengthDelimitedCodec(max_length=LARGEST)
-        self.accepted = self.got = 0
-        self.events: list[str] = []
-        self.origin: DisconnectOrigin | None = None
         self.asked = inf  # when this end began to end, or earlier
         self.closed = inf  # when it was removed
-        self.aborted = False
         self.gave_up: set[str] = set()  # something queued ("unsent"), or something received ("unprocessed")
         self.greeting_since = inf  # when `on_connect` has begun, while it runs
         self.busy_until = 0.0  # `process_message` runs (inf), or when it last did
         self.busy_since = inf  # when it began
         self.is_unwanted = False  # somebody here wants it to end
 
-    def encode(self, size: int) -> bytes:
-        frame = self.framing.encode(HEADER.pack(self.name, self.accepted) + bytes(min(size, LARGEST // 2)))
-        self.accepted += 1
-        return b"".join(frame) if isinstance(frame, tuple) else bytes(frame)
-
-    def decode(self, data: bytes) -> Iterable[int]:
-        for message in self.framing.decode(data):
-            name, number = HEADER.unpack_from(message)
-            if name != self.peer:
-                self.life.fault("a message of another connection", self, name)
-            yield number
+    def complain(self, name: int) -> None:
+        self.life.fault("a message of another connection", self, name)
 
     @property
     def is_excused(self) -> bool:
@@ -173,11 +146,7 @@ class Life:
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         end = self.ends[connection] = End(self, connection)
         await self.dawdle()
-        await stream.send(end.name.to_bytes(NAME, "big"))
-        received = b""
-        while len(received) < NAME:
-            received += await stream.receive(NAME - len(received))
-        end.peer = int.from_bytes(received, "big")
+        await end.exchange_names(stream)
         if self.rng.random() < 0.05:
             raise ValueError("not today")
         if self.rng.random() < 0.05:

@@ -13,7 +13,7 @@ from anyio import BrokenResourceError, EndOfStream, current_time
 from pea2pea import Config, Listener, Node
 from pea2pea.testing import Host, Link, Network, Packet, Simulation, Verdict, simulate
 from pea2pea.transport import TCPStream
-from tests.helpers import wait_until
+from tests.helpers import receive_exactly, wait_until
 
 A, B = "10.0.0.1", "10.0.0.2"
 
@@ -35,13 +35,6 @@ async def connected(sim: Simulation) -> tuple[TCPStream, TCPStream]:
 
 async def listen(host: Host, backlog: int = 8) -> Listener:
     return await host.listen((host.ip, 4000), backlog=backlog, reuse_port=False)
-
-
-async def exactly(stream: TCPStream, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        data += await stream.receive(count - len(data))
-    return data
 
 
 @pytest.mark.parametrize(
@@ -69,7 +62,7 @@ def test_latency_and_bandwidth_take_their_time(run: Run) -> None:
         assert 1.0 <= current_time() - began < 1.6
         began = current_time()
         await a.send(bytes(50_000))
-        await exactly(b, 50_000)
+        await receive_exactly(b, 50_000)
         assert 1.0 <= current_time() - began < 1.01
 
     run(scenario)
@@ -104,7 +97,7 @@ def test_no_segment_overtakes_another(run: Run) -> None:
             tasks.start_soon(a.send, sent[:4_000])
             await anyio.sleep(0.1)
             tasks.start_soon(a.send, sent[4_000:])
-            assert await exactly(b, len(sent)) == sent
+            assert await receive_exactly(b, len(sent)) == sent
 
     run(scenario)
 
@@ -120,7 +113,7 @@ def test_a_partition_only_delays_what_is_sent(run: Run, seconds: float) -> None:
             raise AssertionError("it went through")
         sim.network.heal()
         healed = current_time()
-        assert await exactly(b, 8) == b"patience"
+        assert await receive_exactly(b, 8) == b"patience"
         assert current_time() - healed <= seconds + 0.5
 
     run(scenario)
@@ -131,7 +124,7 @@ def test_a_cut_is_one_way(run: Run) -> None:
         a, b = await connected(sim)
         sim.network.cut(sim.host(A), sim.host(B))
         await b.send(b"heard")
-        assert await exactly(a, 5) == b"heard"
+        assert await receive_exactly(a, 5) == b"heard"
         await a.send(b"not heard")
         with anyio.move_on_after(5) as scope:
             await b.receive()
@@ -177,7 +170,7 @@ def test_what_is_held_comes_when_it_is_released_and_in_order(run: Run) -> None:
         held.release()
         await a.send(b" three")
         held.release()
-        assert await exactly(b, 13) == b"one two three"
+        assert await receive_exactly(b, 13) == b"one two three"
 
     run(scenario)
 
@@ -196,7 +189,7 @@ def test_a_rule_sees_packets_and_delays_or_drops_them(run: Run) -> None:
         a, b = await connected(sim)
         assert 1.0 <= current_time() < 1.01  # the second SYN
         await a.send(b"slow")
-        await exactly(b, 4)
+        await receive_exactly(b, 4)
         assert 4.0 <= current_time() < 4.01
         a.close()
         with pytest.raises(EndOfStream):
@@ -272,7 +265,7 @@ def test_the_kernel_closes_what_a_killed_program_had(run: Run, unread: bool) -> 
             await a.send(b"never read")
         await anyio.sleep(1)
         sim.host(B).kill()
-        assert await exactly(a, 4) == b"last"
+        assert await receive_exactly(a, 4) == b"last"
         with pytest.raises(BrokenResourceError if unread else EndOfStream):
             await a.receive()
         with pytest.raises(ConnectionRefusedError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import struct
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
@@ -19,11 +18,11 @@ import anyio
 import pytest
 
 from pea2pea import Config, Connection, DisconnectOrigin, Node, NodeError, Outbox, Side
-from pea2pea.codecs import LengthDelimitedCodec
+from tests.ends import NAME, ORDERLY, End, Planted
 from tests.helpers import RawPeer, descriptors, memory_pair, running_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import ByteStream
 
@@ -31,43 +30,7 @@ NODES = 10
 AGENTS = 20
 ACTIONS = int(os.environ.get("PEA2PEA_ACTIONS", "20000"))
 WATCHDOG = 60 + ACTIONS / 50  # seconds
-NAME = 8  # bytes of an end's name, which each end tells the other in the handshake
-HEADER = struct.Struct(">QI")
 CONFIG = Config(max_connections=7, max_inbound=5, max_connecting=3, grace_period=5.0, connection_timeout=1)
-ORDERLY = {DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN}
-
-
-class Planted(Exception):  # noqa: N818  # no error of the library's
-    """A bug of the user's."""
-
-
-class End:
-    """One end of a connection, and what happened there. It is the codec of it, too: messages are sizes.
-
-    A message is accepted when it is encoded, and then numbered; so nothing but what was accepted has a number.
-    """
-
-    def __init__(self, connection: Connection, name: int) -> None:
-        self.connection = connection
-        self.name = name
-        self.peer = 0  # the other end's name
-        self.framing = LengthDelimitedCodec()
-        self.accepted = 0
-        self.got = 0
-        self.events: list[str] = []
-        self.origin: DisconnectOrigin | None = None
-        self.aborted = False
-
-    def encode(self, size: int) -> bytes:
-        frame = self.framing.encode(HEADER.pack(self.name, self.accepted) + bytes(size))
-        self.accepted += 1
-        return b"".join(frame) if isinstance(frame, tuple) else bytes(frame)
-
-    def decode(self, data: bytes) -> Iterable[int]:
-        for message in self.framing.decode(data):
-            name, number = HEADER.unpack_from(message)
-            assert name == self.peer, "a message of another connection"
-            yield number
 
 
 class Chaotic:
@@ -99,11 +62,7 @@ class Chaotic:
     async def perform_handshake(self, connection: Connection, stream: ByteStream) -> ByteStream:
         end = self.ends[connection] = End(connection, self.rng.getrandbits(8 * NAME))
         await self.dawdle()
-        await stream.send(end.name.to_bytes(NAME, "big"))
-        received = b""
-        while len(received) < NAME:
-            received += await stream.receive(NAME - len(received))
-        end.peer = int.from_bytes(received, "big")
+        await end.exchange_names(stream)
         if self.rng.random() < 0.05:
             raise ValueError("not today")
         return stream

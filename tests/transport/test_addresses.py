@@ -8,7 +8,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from anyio.abc import SocketAttribute
@@ -18,9 +18,6 @@ from pea2pea.transport import names_of
 
 from ..helpers import LOCALHOST, Echo, RawListener, User, connect, memory_pair, two_nodes, wait_until
 from .streams import wrapped
-
-if TYPE_CHECKING:
-    pass
 
 INDEX, NAME = socket.if_nameindex()[0]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2")

@@ -18,7 +18,7 @@ from pea2pea.codecs import HeaderCodec, LengthDelimitedCodec, VarintDelimitedCod
 from pea2pea.testing import simulate
 from pea2pea.transport import READ_MAX, READ_MIN
 
-from ..helpers import LOCALHOST, RawPeer, User, above_info, frame, told_errors, turns, two_nodes, wait_until
+from ..helpers import LOCALHOST, Gate, RawPeer, User, above_info, frame, told_errors, turns, two_nodes, wait_until
 from ..protocols.tls import SecureUser
 from .streams import FAMILIES, wrapped
 
@@ -310,21 +310,16 @@ async def test_while_a_handler_is_busy_nobody_waits_for_a_part_of_a_frame(busy: 
             yield from super().decode(data)
             self.missing = 0
 
-    release = anyio.Event()
-    user = User(codec=Late)
-
-    async def wait(*_: object) -> None:
-        if busy:
-            await release.wait()
-
-    user.handle = wait
+    user, gate = User(codec=Late), Gate()
+    if busy:
+        user.handle = gate
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"first"))
             await wait_until(lambda: user.received)
             await peer.send(frame(b"second"))
             await wait_until(lambda: user.only.stats.bytes_received == 9 + 10)
-            release.set()
+            gate.opened.set()
             await wait_until(lambda: user.received == [b"first", b"second"])
 
 

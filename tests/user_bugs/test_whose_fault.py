@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
@@ -23,9 +22,6 @@ from pea2pea import (
 from tests.helpers import User, above_info, connect, told_errors, two_nodes, wait_until
 
 from .flawed import ASYNC, PLACES, Flawed, is_served, provoked
-
-if TYPE_CHECKING:
-    pass
 
 SOMEBODY = ("203.0.113.7", 4711)
 
