@@ -22,7 +22,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from . import _clock
 from ._address import Address, show
 from ._text import describe, printable
-from .errors import ONLY_BUGS, DeliveryError, NodeClosedError, NotConnectedError
+from .errors import DeliveryError, NodeClosedError, NotConnectedError
 from .stats import Heuristics
 
 Ts = TypeVarTuple("Ts")
@@ -56,11 +56,6 @@ def find_interrupt(error: BaseException) -> BaseException | None:
     """Return the first exception in it that ends the node: no `Exception`, and no cancellation."""
     harmless = (Exception, GeneratorExit, get_cancelled_exc_class())
     return next((leaf for leaf in leaves(error) if not isinstance(leaf, harmless)), None)
-
-
-def find_bug(error: BaseException) -> BaseException | None:
-    """Return the first exception in it that only a bug raises, wherever it is raised: a NameError, for example."""
-    return next((leaf for leaf in leaves(error) if isinstance(leaf, ONLY_BUGS)), None)
 
 
 def split_by_kind(error: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
@@ -108,7 +103,7 @@ class Reporter:
     def bug(self, place: str, error: BaseException, peer: Address | None = None) -> None:
         """Report an exception that the user's code should not have raised, with its traceback."""
         self.heuristics.hook_errors += 1
-        self._emit_limited(logging.ERROR, (place, type(error)), f"{place} raised", peer, error, error)
+        self._emit_limited(logging.ERROR, (place, type(error)), f"{place} raised", peer, error)
 
     def unsent(self, message: str, peer: Address, count: int) -> None:
         """Count and report messages that will not be sent."""
@@ -136,7 +131,8 @@ class Reporter:
 
         When a program cancels all its tasks, the node may be closing a moment later, and then nothing is a bug.
         """
-        foreign = foreign or _is_foreign_cancellation(error)
+        if isinstance(error, get_cancelled_exc_class()) and current_effective_deadline() != -math.inf:
+            foreign = True
         if foreign and not self.closing:
             try:
                 for _ in range(3):
@@ -192,15 +188,7 @@ class Reporter:
         else:
             self.bug(place, error, peer)
 
-    def _emit_limited(
-        self,
-        level: int,
-        kind: object,
-        message: str,
-        peer: Address | None,
-        detail: object = None,
-        error: BaseException | None = None,
-    ) -> None:
+    def _emit_limited(self, level: int, kind: object, message: str, peer: Address | None, detail: object) -> None:
         if not logger.isEnabledFor(level):
             return
         now = _clock.now()
@@ -209,36 +197,20 @@ class Reporter:
             self._last[kind] = (last, left_out + 1)
             return
         self._last[kind] = (now, 0)
-        self._emit(level, message, peer, detail, error, f" [{left_out} like it were left out]" if left_out else "")
+        self._emit(level, message, peer, detail, f" [{left_out} like it were left out]" if left_out else "")
 
-    def _emit(
-        self,
-        level: int,
-        message: str,
-        peer: Address | None,
-        detail: object = None,
-        error: BaseException | None = None,
-        ending: str = "",
-    ) -> None:
-        text = f"node {self.node}: {message}"
-        if peer is not None:
-            text += f" (peer {show(peer)})"
-        if detail is not None:
-            text += f": {printable(detail) if isinstance(detail, str) else describe(detail)}"
+    def _emit(self, level: int, message: str, peer: Address | None, detail: object, ending: str = "") -> None:
+        whom = "" if peer is None else f" (peer {show(peer)})"
+        what = "" if detail is None else f": {describe(detail, str if isinstance(detail, str) else repr)}"
+        text = f"node {self.node}: {message}{whom}{what}{ending}"
         extra = {"node": self.node, "peer": peer}
+        error = detail if level == logging.ERROR and isinstance(detail, BaseException) else None
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
         try:
-            exc_info = None if error is None else (type(error), error, error.__traceback__)
-            record = logger.makeRecord(
-                logger.name, level, __file__, 0, "%s", (text + ending,), exc_info, "_emit", extra
-            )
+            record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (text,), exc_info, "_emit", extra)
             if error is not None:
                 record.exc_text = format_traceback(error)
             logger.handle(record)
         except Exception:  # noqa: BLE001  # of a filter or handler of the user's: as `logging` treats a handler's
             if logging.raiseExceptions and sys.stderr:
                 traceback.print_exc()
-
-
-def _is_foreign_cancellation(error: BaseException) -> bool:
-    """Whether somebody else than AnyIO has cancelled what runs here (asyncio)."""
-    return isinstance(error, get_cancelled_exc_class()) and current_effective_deadline() != -math.inf

@@ -12,11 +12,11 @@ from anyio.abc import ByteStream
 
 from .._address import show
 from .._context import run_in
-from .._report import find_bug, find_interrupt, split_by_kind
+from .._report import find_interrupt, leaves, split_by_kind
 from .._session import Session
 from .._text import describe
 from ..connection import Connection
-from ..errors import HandshakeError, HandshakeTimeoutError
+from ..errors import ONLY_BUGS, HandshakeError, HandshakeTimeoutError
 from ..transport import is_stream
 
 
@@ -73,14 +73,12 @@ async def run_handshake(session: Session, handshake: Handshake, timeout: float) 
 async def _refuse(session: Session, timeout: float, raised: BaseException, *, late: bool) -> HandshakeError:
     """Report what a handshake raised, and return the error for the caller; a cancellation goes through."""
     try:
-        error = split_by_kind(raised, Exception)[
-            0
-        ]  # on trio, what is raised in a cancellation comes in a group with it
+        error = split_by_kind(raised, Exception)[0]  # on trio a cancellation comes in a group with what it met
         if error is None or find_interrupt(raised) is not None:
             error = await session.report.classify_soon("perform_handshake", raised, session.addr)
         elif late:
             return _time_out(session, timeout)
-        elif find_bug(error) is not None:
+        elif any(isinstance(leaf, ONLY_BUGS) for leaf in leaves(error)):
             session.report.bug("perform_handshake", error, session.addr)
         session.report.heuristics.handshake_failures += 1
         session.report.info("a handshake failed", session.addr, error)
