@@ -22,14 +22,7 @@ from itertools import count, cycle
 from typing import Any, Final, cast
 
 import anyio
-from anyio import (
-    CancelScope,
-    Event,
-    create_task_group,
-    current_effective_deadline,
-    current_time,
-    get_cancelled_exc_class,
-)
+from anyio import CancelScope, Event, current_effective_deadline, current_time, get_cancelled_exc_class
 from anyio.abc import ByteStream, TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from typing_extensions import TypeVar, TypeVarTuple, Unpack
@@ -106,15 +99,9 @@ class Node(anyio.AsyncContextManagerMixin):
         """The addresses of connections that are being set up: a live, read-only view, likewise over a snapshot."""
         self._report = Reporter(self.name, self.heuristics, self._on_interrupt)
         self._protocols = Protocols()
-        self._shared = Shared(
-            config,
-            self._report,
-            self._admission,
-            self.stats,
-            self._protocols,
-            transport or default_transport.get() or TCPTransport(),
-            copy_context(),
-        )
+        transport = transport or default_transport.get() or TCPTransport()
+        parts = (config, self._report, self._admission, self.stats, self._protocols, transport, copy_context())
+        self._shared = Shared(*parts)
         self._connector = Connector(self._shared)
         self._acceptor = Acceptor(self._shared, self._connector)
         self._dialler = Dialler(self._shared, self._connector, self._acceptor)
@@ -159,10 +146,8 @@ class Node(anyio.AsyncContextManagerMixin):
         busy; None: it may be silent for ever (SO_KEEPALIVE is set anyway).
         """
         _check_enabling("reading", self._protocols.reading, reading, "decoder", "process_message")
-        if drop_beyond is not None:
-            at_least_one("drop_beyond", drop_beyond)
-        if idle_timeout is not None:
-            seconds("idle_timeout", idle_timeout)
+        at_least_one("drop_beyond", drop_beyond, or_none=True)
+        seconds("idle_timeout", idle_timeout, or_none=True)
         self._protocols.idle_timeout = idle_timeout
         self._protocols.reading = lambda session: Reader(session, reading, drop_beyond)
 
@@ -241,11 +226,9 @@ class Node(anyio.AsyncContextManagerMixin):
         moment stays.
         """
         self._require_running()
-        if timeout is not None:
-            seconds("timeout", timeout)
-        if local_addr is not None:
-            local_addr = checked(local_addr, "local_addr")
         patience = self.config.connection_timeout if timeout is None else timeout
+        seconds("timeout", patience)
+        local_addr = None if local_addr is None else checked(local_addr, "local_addr")
         return await self._dialler.connect(checked(addr), patience, local_addr)
 
     async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
@@ -304,13 +287,8 @@ class Node(anyio.AsyncContextManagerMixin):
 
         An exception is logged and counted in `Heuristics.hook_errors`. Raises `NodeClosedError`.
         """
-        run = self._require_running()
-        place = name_background_task(func)
-
-        async def background() -> None:
-            await self._report.call(place, func, *args)
-
-        run.start_background(background, name or place)
+        run, place = self._require_running(), name_background_task(func)
+        run.start_background(lambda: self._report.call(place, func, *args), name or place)
 
     # The end
 
@@ -387,7 +365,7 @@ class _Run:
         self._deadline = math.inf  # when the shutdown gives up
         self._interrupted = False
         self._fatal: BaseException | None = None  # what comes out of the block, and was not raised in it
-        self._block: CancelScope | None = None
+        self._block = CancelScope()  # which the block replaces by its own
         shared.protocols.start_services = self._start_services
         if HAS_EPOLL:
             shared.protocols.poller = poller = Poller()
@@ -401,7 +379,7 @@ class _Run:
         body_error: BaseException | None = None
         manage = self._manage()
         try:
-            async with create_task_group() as group:
+            async with anyio.create_task_group() as group:
                 self._block = group.cancel_scope
                 manager = group.create_task(manage, name=f"pea2pea node {self._report.node}")
                 try:
@@ -420,7 +398,7 @@ class _Run:
                         if self.running:
                             await manager.wait()
                 except BaseException:
-                    self._abandon()
+                    self._connector.abandon()
                     raise
         except BaseException as error:
             # Trio raises KeyboardInterrupt wherever the program happens to be, also where `interrupt` is not at hand
@@ -441,8 +419,8 @@ class _Run:
                 with call_at_end(self.services.cancel):
                     async with self._background.group:
                         with call_at_end(self._background.cancel), call_at_end(self._connector.wake_callers):
-                            async with create_task_group() as connections:
-                                with call_at_end(self._end_all):
+                            async with anyio.create_task_group() as connections:
+                                with call_at_end(self.close):
                                     self._connector.open(connections)
                                     self.running = True
                                     await self._wait_for_stop(connections)
@@ -451,7 +429,7 @@ class _Run:
             if current_effective_deadline() == -math.inf:
                 raise  # from outside (asyncio), it ends the node, but not the block
         finally:
-            with call_at_end(self._abandon):
+            with call_at_end(self._connector.abandon):
                 self.close()
             try:
                 await self._finish()
@@ -484,11 +462,11 @@ class _Run:
             scopes = [scope for scope in scopes if scope not in cancelled]
 
     def _is_cancelled(self) -> bool:
-        return self._block is None or self._block.cancel_called
+        return self._block.cancel_called
 
     # Its services
 
-    def start_background(self, func: Callable[[], Coroutine[Any, Any, None]], name: object) -> None:
+    def start_background(self, func: Callable[[], Coroutine[Any, Any, object]], name: object) -> None:
         """Start a task of the user's; it ends when all connections have ended."""
         lost = NodeError(f"{name} was cancelled before it began")
         self._background.start(func, name, self._shared.context.copy(), lambda: self._report.bug(str(name), lost))
@@ -499,17 +477,14 @@ class _Run:
         if protocols.writing is not None:
             self._start_service("flusher", self._flusher.run)
         if protocols.reading is not None and protocols.idle_timeout is not None:
-            self._start_service("idle watch", self._watch_idle)
+            self._start_service("idle watch", partial(self._watch_idle, protocols.idle_timeout))
 
     def _start_service(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if name in self._started:
-            return
-        self._started.add(name)
+        if name not in self._started:
+            self._started.add(name)
+            self._run_service(name, func)
 
-        def restart() -> None:
-            self._started.discard(name)
-            self._start_service(name, func)
-
+    def _run_service(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def keep_running() -> None:
             """Run the service again when something from outside has ended it."""
             steps: list[Callable[[], Awaitable[None]]] = [func, partial(anyio.sleep, _POLL)]
@@ -519,12 +494,11 @@ class _Run:
                 except BaseException as error:  # noqa: BLE001  # a cancellation from outside, an interrupt, our own bug
                     await self._report.classify_soon(f"the {name}'s task", error)
 
-        self.services.start(keep_running, f"pea2pea {name} {self._report.node}", self._shared.context.copy(), restart)
+        task, context = f"pea2pea {name} {self._report.node}", self._shared.context.copy()
+        self.services.start(keep_running, task, context, lambda: self._run_service(name, func))
 
-    async def _watch_idle(self) -> None:
+    async def _watch_idle(self, timeout: float) -> None:
         """End the connections on which nothing complete has come for too long."""
-        timeout = self._shared.protocols.idle_timeout
-        assert timeout is not None
         while True:
             due = self._end_idle(timeout)
             await anyio.sleep(max(due - current_time(), timeout / 64))
@@ -548,12 +522,7 @@ class _Run:
     # Its end
 
     def close(self) -> None:
-        """Begin to shut down."""
-        if not self.closing:
-            self._end_all()
-
-    def _end_all(self) -> None:
-        """End all connections. Called again, it does what was left undone by a call that was interrupted."""
+        """Begin to shut down. Called again, it does what was left undone by a call that was interrupted."""
         self._stop.set()
         self._deadline = min(self._deadline, current_time() + self._shared.config.grace_period)
         self.closing = self._report.closing = True
@@ -564,17 +533,12 @@ class _Run:
     def interrupt(self, error: BaseException | None) -> None:
         """Shut down gracefully, a second time at once; raise the first error from the block, and cancel its body."""
         if self._interrupted:
-            self._abandon()
+            self._connector.abandon()
         else:
             self._interrupted = True
             self._fatal = error
             self.close()
-        if self._block is not None:
-            self._block.cancel()
-
-    def _abandon(self) -> None:
-        """Close all connections at once."""
-        self._connector.abandon()
+        self._block.cancel()
 
     async def _finish(self) -> None:
         """Release what is left, after all tasks have ended, or were to."""
