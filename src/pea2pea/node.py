@@ -102,9 +102,6 @@ class Node(anyio.AsyncContextManagerMixin):
         transport = transport or default_transport.get() or TCPTransport()
         parts = (config, self._report, self._admission, self.stats, self._protocols, transport, copy_context())
         self._shared = Shared(*parts)
-        self._connector = Connector(self._shared)
-        self._acceptor = Acceptor(self._shared, self._connector)
-        self._dialler = Dialler(self._shared, self._connector, self._acceptor)
         self._flusher = Flusher()
         self._run: _Run | None = None
 
@@ -113,7 +110,7 @@ class Node(anyio.AsyncContextManagerMixin):
     @property
     def listening_addr(self) -> Address | None:
         """Where it listens; None while it does not."""
-        return self._acceptor.addr
+        return None if self._run is None else self._run.acceptor.addr
 
     def __repr__(self) -> str:
         run = self._run
@@ -199,14 +196,15 @@ class Node(anyio.AsyncContextManagerMixin):
         Raises `OSError` if that fails, `RuntimeError` without an address or when it listens already. When it
         is cancelled, the node does not listen.
         """
-        return await self._acceptor.start(self._require_running().services)
+        run = self._require_running()
+        return await run.acceptor.start(run.services)
 
     async def stop_listening(self) -> None:
         """Accept nobody any more, and free the port. Connections, and those being set up, are left alone.
 
         It does nothing if the node does not listen. Cancelling it does not keep it from being done.
         """
-        await self._acceptor.stop_and_close()
+        await (checkpoint() if self._run is None else self._run.acceptor.stop_and_close())
 
     async def connect(
         self, addr: Address, *, timeout: float | None = None, local_addr: Address | None = None
@@ -225,11 +223,11 @@ class Node(anyio.AsyncContextManagerMixin):
         When it is cancelled, what was begun is undone before it ends; a connection that was established in the very
         moment stays.
         """
-        self._require_running()
+        run = self._require_running()
         patience = self.config.connection_timeout if timeout is None else timeout
         seconds("timeout", patience)
         local_addr = None if local_addr is None else checked(local_addr, "local_addr")
-        return await self._dialler.connect(checked(addr), patience, local_addr)
+        return await run.dialler.connect(checked(addr), patience, local_addr)
 
     async def adopt(self, stream: ByteStream, addr: Address, side: Side) -> Connection:
         """Make a connection of a byte stream from anywhere, shake hands, and return the established connection.
@@ -243,7 +241,7 @@ class Node(anyio.AsyncContextManagerMixin):
         Raises what `connect` raises, and is cancelled like it.
         """
         try:
-            self._require_running()
+            run = self._require_running()
             if side not in list(Side):
                 raise TypeError(f"side must be a Side, not {side!r}")
             if not is_stream(stream):
@@ -253,7 +251,7 @@ class Node(anyio.AsyncContextManagerMixin):
             with CancelScope(shield=True):
                 await close_stream(stream, self._report)
             raise
-        return await self._connector.adopt(stream, addr, side, self.listening_addr)
+        return await run.connector.adopt(stream, addr, side, self.listening_addr)
 
     async def disconnect(self, peer: Peer, *, abort: bool = False) -> bool:
         """Disconnect a peer; says whether this was what ended the connection.
@@ -319,7 +317,7 @@ class Node(anyio.AsyncContextManagerMixin):
             raise RuntimeError(f"{self!r} was entered before; a node is used once, make a new one")
         self.stats.created = current_time()
         self._shared.context = copy_context()
-        self._run = _Run(self._shared, self._connector, self._acceptor, self._dialler, self._flusher)
+        self._run = _Run(self._shared, self._flusher)
         async with self._run.block():
             yield self
 
@@ -346,19 +344,17 @@ def _check_enabling(what: str, already: object, given: object, *methods: str) ->
 class _Run:
     """A node from the moment when its block is entered: its tasks, its services, its end."""
 
-    def __init__(
-        self, shared: Shared, connector: Connector, acceptor: Acceptor, dialler: Dialler, flusher: Flusher
-    ) -> None:
+    def __init__(self, shared: Shared, flusher: Flusher) -> None:
         self.running = False  # it can be used
         self.closing = False
         self.closed = Event()
         self.services = Tasks()
+        self.connector = Connector(shared)
+        self.acceptor = Acceptor(shared, self.connector)
+        self.dialler = Dialler(shared, self.connector, self.acceptor)
         self._background = Tasks()
         self._shared = shared
         self._report = shared.report
-        self._connector = connector
-        self._acceptor = acceptor
-        self._dialler = dialler
         self._flusher = flusher
         self._started: set[str] = set()  # services
         self._stop = Event()
@@ -398,7 +394,7 @@ class _Run:
                         if self.running:
                             await manager.wait()
                 except BaseException:
-                    self._connector.abandon()
+                    self.connector.abandon()
                     raise
         except BaseException as error:
             # Trio raises KeyboardInterrupt wherever the program happens to be, also where `interrupt` is not at hand
@@ -418,10 +414,10 @@ class _Run:
             async with self.services.group:
                 with call_at_end(self.services.cancel):
                     async with self._background.group:
-                        with call_at_end(self._background.cancel), call_at_end(self._connector.wake_callers):
+                        with call_at_end(self._background.cancel), call_at_end(self.connector.wake_callers):
                             async with anyio.create_task_group() as connections:
                                 with call_at_end(self.close):
-                                    self._connector.open(connections)
+                                    self.connector.open(connections)
                                     self.running = True
                                     await self._wait_for_stop(connections)
                                     self.close()
@@ -429,7 +425,7 @@ class _Run:
             if current_effective_deadline() == -math.inf:
                 raise  # from outside (asyncio), it ends the node, but not the block
         finally:
-            with call_at_end(self._connector.abandon):
+            with call_at_end(self.connector.abandon):
                 self.close()
             try:
                 await self._finish()
@@ -455,7 +451,7 @@ class _Run:
             pause = _POLL
             if self._is_cancelled():
                 return
-            lost = [await each.drop_lost() for each in (self.services, self._background, self._connector)]
+            lost = [await each.drop_lost() for each in (self.services, self._background, self.connector)]
             cancelled = [scope for scope in scopes if scope.cancel_called]
             if self._is_cancelled() or (cancelled and not any(lost)):
                 return
@@ -526,14 +522,14 @@ class _Run:
         self._stop.set()
         self._deadline = min(self._deadline, current_time() + self._shared.config.grace_period)
         self.closing = self._report.closing = True
-        self._acceptor.cancel()
-        self._dialler.cancel()
-        self._connector.end_all(self._deadline)
+        self.acceptor.cancel()
+        self.dialler.cancel()
+        self.connector.end_all(self._deadline)
 
     def interrupt(self, error: BaseException | None) -> None:
         """Shut down gracefully, a second time at once; raise the first error from the block, and cancel its body."""
         if self._interrupted:
-            self._connector.abandon()
+            self.connector.abandon()
         else:
             self._interrupted = True
             self._fatal = error
@@ -544,8 +540,8 @@ class _Run:
         """Release what is left, after all tasks have ended, or were to."""
         if not self.closed.is_set():
             with CancelScope(shield=True):
-                await self._acceptor.stop_and_close()
-                await self._connector.finish_all()
+                await self.acceptor.stop_and_close()
+                await self.connector.finish_all()
             self.services.finish()
             self._background.finish()
             self.closed.set()
