@@ -72,9 +72,6 @@ class _AboutPeerError(NodeError):
         self.addr: tuple[str, int] | None = addr
         """The address of the peer that it is about."""
 
-    def __reduce__(self) -> tuple[type[_AboutPeerError], tuple[str, tuple[str, int] | None]]:
-        return type(self), (str(self), self.addr)
-
 
 class NotConnectedError(_AboutPeerError):
     """There is no established connection to that peer, or it takes no more messages since it has ended."""
