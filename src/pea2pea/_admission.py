@@ -95,9 +95,7 @@ class ConnectionsView(Mapping[Address, Connection]):
         self._found = admission.established
 
     def __getitem__(self, addr: Address) -> Connection:
-        session = self._found.get(addr)
-        if session is None:
-            session = self._found[canonical(addr) if is_pair(addr) else addr]
+        session = self._found.get(addr) or self._found[canonical(addr) if is_pair(addr) else addr]
         return session.connection
 
     def __iter__(self) -> Iterator[Address]:

@@ -6,21 +6,15 @@ them are pure, and raise `ValueError` naming the value that does not do. `connec
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from random import Random
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute
 
-from ._address import canonical
-from .connection import Side
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ._address import Address
-    from .connection import Connection
-    from .node import Node
+from ._address import Address, canonical
+from .connection import Connection, Side
+from .node import Node
 
 __all__ = ["connect_nodes", "grid", "line", "mesh", "random", "ring", "star", "tree"]
 
@@ -157,7 +151,5 @@ def _local_addr(connection: Connection) -> Address | None:
 
 
 def _other_end(node: Node, local: Address | None, known: set[Connection]) -> Connection | None:
-    for connection in node.connections.values():
-        if connection.side is Side.RESPONDER and connection not in known and local in (None, connection.addr):
-            return connection
-    return None
+    new = (each for each in node.connections.values() if each.side is Side.RESPONDER and each not in known)
+    return next((each for each in new if local in (None, each.addr)), None)
