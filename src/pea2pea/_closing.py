@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import cast
 
 import anyio
-from anyio import EndOfStream, Event, TaskHandle, TypedAttributeProvider
+from anyio import EndOfStream, TaskHandle, TypedAttributeProvider
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
@@ -59,15 +59,11 @@ async def watch_for_eof(session: Session) -> None:
     """Do what a node without Reading does: read ahead as far as Reading would, to notice the end, and no further."""
     taken, cause = 0, None
     try:
-        while taken < TAKE_MAX:
-            data = await session.stream.receive(TAKE_MAX)
-            if not data:  # some streams end like this
-                break
-            taken += len(data)
-        else:
-            await Event().wait()  # until it is cancelled
-    except EndOfStream:
-        pass
+        with suppress(EndOfStream):
+            while data := await session.stream.receive(TAKE_MAX):  # some streams end with b""
+                taken += len(data)
+                if taken >= TAKE_MAX:
+                    await anyio.sleep_forever()  # until it is cancelled
     except Exception as error:  # noqa: BLE001  # whatever a stream raises: it is lost
         cause = error
     session.end(DisconnectOrigin.READING, cause, broken=cause is not None, draining=cause is None)
@@ -105,8 +101,6 @@ async def end_stream(session: Session, discarder: Discarder | None) -> None:
     if discarder is not None:
         await _linger(session, discarder)
     if stream is not base:
-        if discarder is not None:
-            await discarder.stop()
         await stream.aclose()
 
 
@@ -117,27 +111,21 @@ async def _end_without_half_close(session: Session, discarder: Discarder | None)
     if discarder is not None:
         await discarder.stop()
     if discarder is not None and close_notify(session.connection):
-        await _discard_and_linger(session, stream)
+        await _linger(session, Discarder(session, stream))
     elif discarder is None or below is not None:
         with suppress(Exception):  # that it fails must not cut off what is under way
             await stream.aclose()
     else:
-        await _discard_and_linger(session, stream)
+        await _linger(session, Discarder(session, stream))
         _end_socket(base)
-        await _discard_and_linger(session, stream)
+        await _linger(session, Discarder(session, stream))
     if below is not None:
         await below.send_eof()
-        await _discard_and_linger(session, below)
-
-
-async def _discard_and_linger(session: Session, stream: ByteStream) -> None:
-    discarder = Discarder(session, stream)
-    await _linger(session, discarder)
-    await discarder.stop()
+        await _linger(session, Discarder(session, below))
 
 
 async def _linger(session: Session, discarder: Discarder) -> None:
-    """Wait until the peer has closed, too, or is silent and has acknowledged all that was sent."""
+    """Read until the peer has closed, too, or is silent and has acknowledged all that was sent."""
     quiet = min(_QUIET, session.grace / 10)
     pause = quiet / 16
     silent = 0.0
@@ -147,6 +135,7 @@ async def _linger(session: Session, discarder: Discarder) -> None:
         acknowledged = _unacknowledged(session.base) == 0
         silent = silent + pause if acknowledged and discarder.taken == taken else 0.0
         if silent >= quiet:
+            await discarder.stop()
             return
         pause = min(pause * 2, quiet / 2)
 
