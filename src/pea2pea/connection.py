@@ -119,10 +119,7 @@ class Connection(TypedAttributeProvider):
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and removed, or its set-up came to nothing. Cancelling it changes nothing."""
-        if self._supervisor is None:
-            await checkpoint()
-        else:
-            await self._supervisor.wait_closed()
+        await (checkpoint() if self._supervisor is None else self._supervisor.wait_closed())
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

@@ -136,16 +136,13 @@ class _Alerting(ssl.SSLObject):
 
     def do_handshake(self) -> None:
         failures = _failures.get()
-        if failures is None:
-            super().do_handshake()
-            return
         if failures:
             raise failures.pop()
         try:
             super().do_handshake()
-        except ssl.SSLWantReadError:
-            raise
         except ssl.SSLError as error:
+            if failures is None or isinstance(error, ssl.SSLWantReadError):
+                raise
             failures.append(error)
         if failures:  # outside of `except`, so that no error is its own context
             raise ssl.SSLWantWriteError
@@ -199,9 +196,8 @@ class TLSHandshake:
         if context is None:
             kind = "client" if initiator else "server"
             raise RuntimeError(f"the connection with {connection} is refused: TLSHandshake has no {kind} context")
-        hostname = None
-        if initiator and context.check_hostname:
-            hostname = (connection.dialled or connection.addr)[0].partition("%")[0]  # certificates have no zones
+        host = (connection.dialled or connection.addr)[0].partition("%")[0]  # certificates have no zones
+        hostname = host if initiator and context.check_hostname else None
         failures: list[ssl.SSLError] = []
         token = _failures.set(failures)
         try:

@@ -100,8 +100,8 @@ class Node(anyio.AsyncContextManagerMixin):
         self._report = Reporter(self.name, self.heuristics, self._on_interrupt)
         self._protocols = Protocols()
         transport = transport or default_transport.get() or TCPTransport()
-        parts = (config, self._report, self._admission, self.stats, self._protocols, transport, copy_context())
-        self._shared = Shared(*parts)
+        context = copy_context()
+        self._shared = Shared(config, self._report, self._admission, self.stats, self._protocols, transport, context)
         self._flusher = Flusher()
         self._run: _Run | None = None
 
@@ -420,7 +420,6 @@ class _Run:
                                     self.connector.open(connections)
                                     self.running = True
                                     await self._wait_for_stop(connections)
-                                    self.close()
         except get_cancelled_exc_class():
             if current_effective_deadline() == -math.inf:
                 raise  # from outside (asyncio), it ends the node, but not the block
