@@ -26,9 +26,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from operator import index
-from typing import Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 from ._text import copy_error, describe
 from .config import at_least_one, needs
@@ -405,8 +405,8 @@ class _Terminated(_Incremental[M]):
         self._delimiter = delimiter
         self._most = max_length + slack
 
-    def _frames(self, ended: bool) -> Iterator[bytes]:
-        """Make frames, without their delimiters, of `_rest`; see `_messages`."""
+    def _messages(self, ended: bool) -> Iterator[Any]:
+        """Make frames of `_rest`, as bytes, without their delimiters."""
         data, position, most, delimiter = self._rest, 0, self._most, self._delimiter
         width = len(delimiter)
         try:
@@ -470,9 +470,6 @@ class DelimitedCodec(_Terminated[bytes]):
             raise ValueError(f"the delimiter {self._delimiter!r} would be found before the message's end")
         return self._terminate(message)
 
-    def _messages(self, ended: bool) -> Iterator[bytes]:
-        return self._frames(ended)
-
 
 class LinesCodec(_Terminated[str]):
     """Lines of text, ended by LF or CRLF; written with LF.
@@ -518,7 +515,7 @@ class LinesCodec(_Terminated[str]):
         encoding, limit = self.encoding, self.max_length
         if ended and (self._rest or self._size) and self._rest[-1:] != b"\n":
             self._rest += b"\n"
-        for line in self._frames(ended):
+        for line in super()._messages(ended):
             text = line[:-1] if line[-1:] == b"\r" else line
             if len(text) > limit:
                 self._check_length(len(text) + 1)
@@ -641,12 +638,13 @@ class _Batched(_Wrapped[M]):
             return b"".join(cast("list[bytes]", frames))
         parts: list[Chunk] = []
         small: list[Chunk] = []
-        for part in chain.from_iterable(frame if isinstance(frame, tuple) else (frame,) for frame in frames):
-            if len(part) <= _JOINED:
-                small.append(part)
-            else:
-                parts += b"".join(small), part
-                small.clear()
+        for frame in frames:
+            for part in frame if isinstance(frame, tuple) else (frame,):
+                if len(part) <= _JOINED:
+                    small.append(part)
+                else:
+                    parts += b"".join(small), part
+                    small.clear()
         return tuple(filter(None, (*parts, b"".join(small)))) or b""
 
     def _messages(self, inner: Iterator[M]) -> Iterator[list[M]]:
