@@ -128,7 +128,7 @@ def checked(addr: Address, what: str = "the address") -> Address:
     if not host:
         raise ValueError(f"{what} has an empty host: {addr!r}; for all interfaces use '0.0.0.0' or '::'")
     if len(host) > HOST_MAX:
-        raise ValueError(f"{what} has a host of {len(host)} characters, more than {HOST_MAX}: {describe(host)}")
+        raise ValueError(f"{what} has a host of {len(host)} characters; at most {HOST_MAX} fit: {describe(host)}")
     if not 0 <= port <= 65535:
         raise ValueError(f"{what} has a port outside 0 to 65535: {describe(addr)}")
     return canonical((str.__str__(host), int(port)))  # the plain values, of subclasses
