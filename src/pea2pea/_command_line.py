@@ -86,10 +86,11 @@ from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import anyio
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, current_time
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from ._address import Address, checked, show
@@ -100,9 +101,6 @@ from .connection import Connection, DisconnectOrigin, Side
 from .errors import FrameError, NodeError, NotConnectedError
 from .node import Node
 from .transport import TCPTransport
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
 
 PATIENCE = 7 * 24 * 3600.0  # seconds for what the user alone ends
 GRACE = 5.0  # seconds that leaving may take after Ctrl-C

@@ -24,20 +24,18 @@ from functools import lru_cache, partial, reduce
 from importlib import import_module
 from pathlib import Path
 from select import select
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
+from typing import IO, Any, TypeAlias, cast
 from unicodedata import east_asian_width
 
 import anyio
 from anyio import BrokenResourceError, Event, current_time
+from anyio.abc import ByteStream
 
 from ._address import show
 from ._text import describe, printable
 from .codecs import BytesCodec, Codec, DelimitedCodec, LengthDelimitedCodec, LinesCodec, VarintDelimitedCodec
 from .connection import Connection, Side
 from .errors import FrameError, NodeError
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
 
 PIECE = 4096  # bytes that a writable pipe takes without making anybody wait (PIPE_BUF, pipe(7))
 WIDTH = 160  # columns where there is no terminal
