@@ -9,18 +9,14 @@ import math
 import reprlib
 import tracemalloc
 from bisect import bisect_right
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import accumulate, chain, islice, pairwise, product
-from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
+from ..codecs import Chunk, Codec, Decoder, Encoder
 from ..errors import FrameError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
-
-    from hypothesis.strategies import SearchStrategy
-
-    from ..codecs import Chunk, Codec, Decoder, Encoder
 
 __all__ = ["Strategy", "check_codec"]
 
@@ -37,6 +33,8 @@ _UNDECLARED = 16 * _MIB  # what a codec that declares no limit may keep
 _MANY = 50_000  # messages in a long stream
 _PIECES = 64  # of a large frame
 _COPIES = 16  # how often a large part of the input may be copied
+_SHORTENED = reprlib.Repr()
+_SHORTENED.maxother = _SHORTENED.maxstring = 72
 
 
 class Strategy(Protocol[M_co]):
@@ -120,72 +118,48 @@ def check_codec(
     Raises `AssertionError` that names the fault and shows the smallest case: the fewest messages, then the earliest
     cut; `ValueError` if there are no messages, `TypeError` if `make_codec` or `make_encoder` cannot be called.
     """
-    for make in (make_codec, make_codec if make_encoder is None else make_encoder):
+    encoder = cast("Callable[[], Encoder[M]]", make_codec) if make_encoder is None else make_encoder
+    for make in (make_codec, encoder):
         if not callable(make):
             fault = "make_codec and make_encoder make a new one at each call"
             raise TypeError(f"{fault}: pass a class or a function, not {make!r}")
     given = list(messages)
     if not given:
         raise ValueError("check_codec needs at least one message")
-    kit = _Kit(make_codec, make_encoder, max_length, join)
+    declared = getattr(make_codec(), "max_length", None) if max_length is None else max_length
+    limit = declared if isinstance(declared, int) else None
+    kit = _Kit(make_codec, encoder, make_encoder is None, limit, join)
     kit.check_alone(given[:_WINDOWS])
     for window in (*([one] for one in given[:_WINDOWS]), *map(list, pairwise(given[:_WINDOWS])), given):
         kit.check_cuts(window, _CUTS)
     large = kit.check_derived(given) if derive else []
     kit.check_inputs(given, promised=bytes_like)
     kit.check_bad_frames(given, reseal)
-    once, twice = kit.encode(given), kit.encode(given * 2)
-    times = min(_MIB // max(sum(map(len, once)), 1), _MANY // len(given)) + 1
-    long = once * times if once * 2 == twice else kit.encode(given * times)
-    with _tracing():
-        kit.check_memory(long)
-        kit.check_copies([b"".join(long)], max(kit.peaks(once)), "the rest of a chunk, with each message")
-        large += [kit.encode([message])[0] for message in given]
-        longest = max(large, key=len)
-        pieces = _split(longest, len(longest) // _PIECES + 1)
-        kit.check_copies(pieces, _KIB_64, "what has arrived of a frame, with each piece")
+    kit.check_costs(given, large)
     if strategy is not None:
         _check_generated(kit, strategy)
-
-
-@contextmanager
-def _tracing() -> Generator[None, None, None]:
-    tracing = tracemalloc.is_tracing()
-    tracemalloc.start()
-    try:
-        yield
-    finally:
-        if not tracing:
-            tracemalloc.stop()
 
 
 def _check_generated(kit: _Kit[M], strategy: Strategy[M]) -> None:
     from hypothesis import given, settings, strategies  # noqa: PLC0415  # needed by those who pass a strategy
 
     @settings(deadline=None)
-    @given(strategies.lists(cast("SearchStrategy[M]", strategy), min_size=1, max_size=4))
+    @given(strategies.lists(cast("Any", strategy), min_size=1, max_size=4))
     def generated(messages: list[M]) -> None:
         kit.check_cuts(messages, _GENERATED_CUTS)
 
     generated()
 
 
+@dataclass
 class _Kit(Generic[M]):
     """The checks; each raises an `AssertionError` for a fault."""
 
-    def __init__(
-        self,
-        make: Callable[[], Decoder[M]],
-        make_encoder: Callable[[], Encoder[M]] | None,
-        max_length: int | None,
-        join: Callable[[list[M]], object] | None,
-    ) -> None:
-        self.make = make
-        self.make_encoder = cast("Callable[[], Encoder[M]]", make) if make_encoder is None else make_encoder
-        self.both = make_encoder is None
-        self.join = join
-        declared = getattr(make(), "max_length", None) if max_length is None else max_length
-        self.limit: int | None = declared if isinstance(declared, int) else None
+    make: Callable[[], Decoder[M]]
+    make_encoder: Callable[[], Encoder[M]]
+    both: bool  # whether one object does both
+    limit: int | None  # that is declared
+    join: Callable[[list[M]], object] | None
 
     def same(self, got: list[M], want: list[M]) -> bool:
         return got == want if self.join is None else self.join(got) == self.join(want)
@@ -201,8 +175,9 @@ class _Kit(Generic[M]):
                 frame = encoder.encode(message)
                 returned.append(frame if isinstance(frame, tuple) else (frame,))
                 frames.append(b"".join(returned[-1]))
-            except Exception as error:
-                raise AssertionError(f"encode refuses {_show(message)}, or makes no frame of it: {error!r}") from error
+            except Exception as error:  # noqa: BLE001  # whatever it is
+                refused = f"encode refuses {_SHORTENED.repr(message)}, or makes no frame of it: {error!r}"
+                _fail(refused, error)
             if before not in (None, repr(message)):
                 _fail("encode changes the message it is given", before=before, after=message)
         if list(map(b"".join, returned)) != frames:
@@ -218,18 +193,18 @@ class _Kit(Generic[M]):
                 got.append(message)  # noqa: PERF402  # what came before an error is wanted, too
         except FrameError as error:
             return got, error
-        except Exception as error:
-            fault = f"decode raises {error!r}; only FrameError may come of what a peer sends"
-            raise AssertionError(f"{fault}\n  data: {_show(data)}") from error
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            _fail(f"decode raises {error!r}; only FrameError may come of what a peer sends", error, data=data)
         if len(got) == most:
             _fail("decode makes messages without end", data=data)
         return got, None
 
-    def check_stream(self, messages: list[M], frames: list[bytes], pieces: list[bytes], how: str) -> None:
-        """Decode `pieces` and the end of the stream; each message is due with the last byte of its frame."""
+    def check_stream(self, messages: list[M], frames: list[bytes], cuts: Iterable[int] = (), note: str = "") -> None:
+        """Decode a stream that is cut there, and its end; each message is due with the last byte of its frame."""
         codec, new, done, fed = self.make(), list[M](), 0, 0
-        ends = list(accumulate(map(len, frames)))
+        stream, ends = b"".join(frames), list(accumulate(map(len, frames)))
         bounds = {0, *ends}
+        pieces = [stream[start:end] for start, end in pairwise([0, *cuts, len(stream)])]
         for piece in [*pieces, b""]:
             more, error = self.feed(codec, piece)
             new, fed = new + more, fed + len(piece)
@@ -251,7 +226,9 @@ class _Kit(Generic[M]):
                 fault = "a message comes out too early, or once too often"
             else:
                 fault = "other messages come out than went in"
-            stream, after = b"".join(pieces), f"{fed} bytes{'' if piece else ' and the end'}"
+            cut = {1: "in one piece", 2: f"cut at byte {len(pieces[0])}"}
+            how = cut.get(len(pieces), f"in pieces of {len(pieces[0])} bytes") + note
+            after = f"{fed} bytes{'' if piece else ' and the end'}"
             _fail(fault, messages=messages, stream=stream, fed=how, after=after, expected=due, got=new)
 
     def check_alone(self, messages: list[M]) -> None:
@@ -259,7 +236,7 @@ class _Kit(Generic[M]):
         stream = b"".join(self.encode(messages))
         for message in messages:
             (frame,) = self.encode([message])
-            self.check_stream([message], [frame], [frame], "in one piece")
+            self.check_stream([message], [frame])
             if not self.survives(message, frame, lambda _: None):
                 continue  # which `check_cuts` will find with the smallest cut
             if not self.survives(message, frame, lambda _: self.feed(self.make(), stream)):
@@ -277,12 +254,9 @@ class _Kit(Generic[M]):
         """The stream in one piece, in two pieces, byte by byte, and with its end cut off."""
         frames = self.encode(messages)
         stream, ends = b"".join(frames), list(accumulate(map(len, frames)))
-        self.check_stream(messages, frames, [stream], "in one piece")
-        cuts = _cuts(ends, most)
-        for cut in cuts:
-            self.check_stream(messages, frames, [stream[:cut], stream[cut:]], f"cut at byte {cut}")
-        step = len(stream) // _KIB_64 + 1
-        self.check_stream(messages, frames, _split(stream, step), f"in pieces of {step} bytes")
+        cuts, step = _cuts(ends, most), len(stream) // _KIB_64 + 1
+        for places in ((), *((cut,) for cut in cuts), range(step, len(stream), step)):
+            self.check_stream(messages, frames, places)
         for cut in cuts if self.join is None else ():
             codec = self.make()
             got, error = self.feed(codec, stream[:cut])
@@ -304,9 +278,8 @@ class _Kit(Generic[M]):
             if size == 0 or (size <= _UNDECLARED and self.takes(message)):
                 (frame,) = self.encode([message])
                 for cut in {0, 1, len(frame) // 2, len(frame) - 1} - {len(frame)}:
-                    pieces = [frame[:cut], frame[cut:]] if cut else [frame]
-                    how = f"{f'cut at byte {cut}' if cut else 'in one piece'}; {size} times {unit!r} (see `derive`)"
-                    self.check_stream([message], [frame], pieces, how)
+                    note = f"; {size} times {unit!r} (see `derive`)"
+                    self.check_stream([message], [frame], (cut,) if cut else (), note)
         sizes = (min(size, self.limit or size) for size in (_MIB, 1_000_000, _MIB // 4, _KIB_64))
         large = (cast("M", text * (size // max(len(text), 1))) for size, text in product(sizes, (longest, unit)))
         return self.encode(next(([message] for message in large if self.takes(message)), list[M]()))
@@ -358,6 +331,21 @@ class _Kit(Generic[M]):
                     fault = "messages before a bad frame are lost: decode must deliver them before it raises"
                     _fail(fault, stream=b"".join(frames), then=bad, expected=messages, got=got)
 
+    def check_costs(self, messages: list[M], large: list[bytes]) -> None:
+        """What memory is taken by a great many frames, by one without end, and by a large one in pieces."""
+        once, twice = self.encode(messages), self.encode(messages * 2)
+        times = min(_MIB // max(sum(map(len, once)), 1), _MANY // len(messages)) + 1
+        long = once * times if once * 2 == twice else self.encode(messages * times)
+        longest = max([*large, *(self.encode([message])[0] for message in messages)], key=len)
+        pieces = list(_split(longest, len(longest) // _PIECES + 1))
+        with ExitStack() as stack:
+            if not tracemalloc.is_tracing():
+                stack.callback(tracemalloc.stop)
+            tracemalloc.start()
+            self.check_memory(long)
+            self.check_copies([b"".join(long)], max(self.peaks(once)), "the rest of a chunk, with each message")
+            self.check_copies(pieces, _KIB_64, "what has arrived of a frame, with each piece")
+
     def check_memory(self, frames: list[bytes]) -> None:
         """What is kept of frames that never end, and of those that have ended."""
         most = 2 * (_UNDECLARED if self.limit is None else self.limit) + _KIB_64
@@ -366,34 +354,26 @@ class _Kit(Generic[M]):
             head = frames[0][:cut]
             sizes = [_KIB_4, *[size] * (most // size + 2)]
             pieces = chain([head] if head else [], (filler * size for size in sizes))
-            fed, kept = self.kept(pieces, most + size, enough=_WINDOWS)
-            if kept > most + size:
-                fault = f"decode keeps {kept} bytes after {fed} bytes of a frame that never ends"
-                _fail(fault, declared_limit=self.limit, stream=head, then_without_end=filler)
-        stream = b"".join(frames)
-        most = max(len(stream) // 2, 2 * max(map(len, frames)) + _KIB_64)
-        fed, kept = self.kept((stream[at : at + size] for at in range(0, len(stream), size)), most)
-        if kept > most:
-            _fail(f"decode keeps {kept} bytes after {fed} bytes of frames that are all complete")
+            facts = {"declared_limit": self.limit, "stream": head, "then_without_end": filler}
+            self.check_kept(pieces, most + size, "a frame that never ends", _WINDOWS, **facts)
+        stream, longest = b"".join(frames), max(map(len, frames))
+        most = max(len(stream) // 2, 2 * longest + _KIB_64)
+        self.check_kept(_split(stream, longest + _KIB_4), most, "frames that are all complete")
 
-    def kept(self, pieces: Iterable[bytes], most: int, enough: float = math.inf) -> tuple[int, int]:
-        """The bytes fed and the memory held when that first exceeds `most`, or else at the end, an error or
-        when `enough` messages have come.
-        """
-        codec, fed, seen, kept = self.make(), 0, 0, 0
+    def check_kept(
+        self, pieces: Iterable[bytes], most: int, what: str, enough: float = math.inf, **facts: object
+    ) -> None:
+        """Until an error, or until `enough` messages have come, a codec keeps at most so many bytes of these pieces."""
+        codec, fed, seen = self.make(), 0, 0
         before, _ = tracemalloc.get_traced_memory()
         for piece in pieces:
             got, error = self.feed(codec, piece)
-            fed += len(piece)
-            seen += len(got)
-            refused = error is not None
+            fed, seen, refused = fed + len(piece), seen + len(got), error is not None
             del piece, got, error  # the error's traceback would keep the codec, until the collector finds that
             if refused or seen >= enough:
-                break
-            kept = tracemalloc.get_traced_memory()[0] - before
-            if kept > most:
-                break
-        return fed, kept
+                return
+            if (kept := tracemalloc.get_traced_memory()[0] - before) > most:
+                _fail(f"decode keeps {kept} bytes after {fed} bytes of {what}", **facts)
 
     def check_copies(self, pieces: list[bytes], ordinary: int, what: str) -> None:
         """Few steps take more memory for a moment than is `ordinary` and a quarter of the input."""
@@ -404,23 +384,19 @@ class _Kit(Generic[M]):
 
     def peaks(self, pieces: Iterable[bytes]) -> Iterator[int]:
         """For each message, and for each piece: how much memory was taken for a moment to decode it."""
-        codec = self.make()
-        for piece in pieces:
-            before = _reset_peak()
-            for _ in codec.decode(piece):
-                yield tracemalloc.get_traced_memory()[1] - before
-                before = _reset_peak()
+        codec, done = self.make(), object()
+        steps = chain.from_iterable(chain(codec.decode(piece), (None,)) for piece in pieces)
+        while True:
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            if next(steps, done) is done:
+                return
             yield tracemalloc.get_traced_memory()[1] - before
 
 
-def _reset_peak() -> int:
-    """Forget the peak of memory, and return how much is taken now."""
-    tracemalloc.reset_peak()
-    return tracemalloc.get_traced_memory()[0]
-
-
-def _split(stream: bytes, step: int) -> list[bytes]:
-    return [stream[at : at + step] for at in range(0, len(stream), step)]
+def _split(stream: bytes, step: int) -> Iterator[bytes]:
+    """Pieces that are made one at a time, so that the memory of those that are kept counts."""
+    return (stream[at : at + step] for at in range(0, len(stream), step))
 
 
 def _cuts(ends: list[int], most: int) -> list[int]:
@@ -433,15 +409,9 @@ def _cuts(ends: list[int], most: int) -> list[int]:
     return sorted({cut for cut in [*beside[:most], *range(0, total, total // most + 1)] if 0 < cut < total})
 
 
-def _show(value: object) -> str:
-    shortened = reprlib.Repr()
-    shortened.maxother = shortened.maxstring = 72
-    return shortened.repr(value)
-
-
-def _fail(fault: str, **facts: object) -> NoReturn:
+def _fail(fault: str, cause: Exception | None = None, /, **facts: object) -> NoReturn:
     lines = (
-        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else _show(value)}"
+        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else _SHORTENED.repr(value)}"
         for name, value in facts.items()
     )
-    raise AssertionError("\n  ".join([fault, *lines]))
+    raise AssertionError("\n  ".join([fault, *lines])) from cause
