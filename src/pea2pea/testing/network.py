@@ -25,20 +25,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import count, islice
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from anyio import BusyResourceError, CancelScope, ClosedResourceError, Event, current_time
+from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 from .._address import Address, canonical, literal, reachable, show
-from ..transport import TCPStream
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
-
-    from ..transport import Listener
+from ..transport import Listener, TCPStream
 
 __all__ = ["Held", "Host", "Link", "Network", "Packet", "Verdict"]
 
@@ -176,7 +172,7 @@ class Network:
         self.hosts: dict[str, Host] = {}
         self._cut: set[tuple[str, str]] = set()
         self._positions: dict[tuple[str, str], float] = {}  # of two hosts' latency in the link's range
-        self._scheduled = 0
+        self._scheduled = count()
         self._leader: CancelScope | None = None  # around the wait of the task that runs the events
         self._waiting: dict[Event, None] = {}
 
@@ -241,34 +237,8 @@ class Network:
             after += a.uplink_free - now
         return after + self.random.random() * link.jitter if link.jitter else after
 
-    def verdict(self, end: _End, kind: Kind, data: bytes) -> Verdict:
-        """What the rule says about a packet."""
-        return Verdict.PASS if self.rule is None else self.rule(Packet(end.local, end.remote, kind, data))
-
-    def send(
-        self, end: _End, target: Host, kind: Kind, data: bytes, func: Callable[..., object], *args: object
-    ) -> bool:
-        """Let `func` be called once a segment has arrived; False if it does not.
-
-        What is lost is sent again, but for a SYN, which its sender repeats, and a reset.
-        """
-        verdict, host = self.verdict(end, kind, data), end.host
-        after, pause = self.delay(host, target, HEADER + len(data)) + verdict.delay, RETRY_MIN
-        is_lost = verdict.drop
-        while self.link.loss and host is not target and not is_lost and self.random.random() < self.link.loss:
-            is_lost = kind in {"SYN", "RST"}
-            after += pause
-            pause *= 2
-        if not is_lost:
-            end.last = max(end.last, self.now() + after)
-            self.deliver(end, target, func, *args)
-        return not is_lost
-
-    def deliver(self, end: _End, target: Host, func: Callable[..., object], *args: object) -> None:
-        """Call `func` when an end's last segment arrives, unless what comes from there is held back then."""
-        self.call_at(max(end.last, self.now()), self._arrive, end.host, target, func, *args)
-
-    def _arrive(self, a: Host, b: Host, func: Callable[..., object], *args: object) -> None:
+    def arrive(self, a: Host, b: Host, func: Callable[..., object], *args: object) -> None:
+        """Call `func` now, unless what `a` sends to `b` is held back."""
         held = self.held.get((a.ip, b.ip)) if self.held else None
         if held is None:
             func(*args)
@@ -279,8 +249,7 @@ class Network:
         """Make this call when it is time."""
         if self.tick:
             when = math.ceil(when / self.tick) * self.tick
-        self._scheduled += 1
-        heappush(self.events, (when, self._scheduled, func, args))
+        heappush(self.events, (when, next(self._scheduled), func, args))
         if self._leader is not None and when < self._leader.deadline:
             self._leader.deadline = when
 
@@ -313,24 +282,22 @@ class Network:
 
     async def wait(self, woken: Event) -> None:
         """Wait until `woken`, perhaps longer or less long: one of the tasks that wait runs the events for all."""
-        if self.is_driven:
-            await woken.wait()
-            return
-        is_leading = self._leader is None
-        self._waiting[woken] = None
-        try:
-            if not is_leading:
+        if self.is_driven or self._leader is not None:
+            self._waiting[woken] = None
+            try:
                 await woken.wait()
+            finally:
+                del self._waiting[woken]
+            return
+        try:
             while not woken.is_set():
                 with CancelScope(deadline=self.next_event) as self._leader:
                     await woken.wait()
                 self.run_due()
         finally:
-            del self._waiting[woken]
-            if is_leading:
-                self._leader = None
-                for other in islice(self._waiting, 1):
-                    other.set()  # it looks around, and goes on in our place
+            self._leader = None
+            for other in islice(self._waiting, 1):
+                other.set()  # it looks around, and goes on in our place
 
     def __repr__(self) -> str:
         return f"<Network of {len(self.hosts)} hosts>"
@@ -426,7 +393,7 @@ class Host:
             own = "::1" if ":" in addr[0] else "127.0.0.1"
         ip, port = self._bind(canonical(local_addr or (own, 0)), "dial from", reuse_port=True)
         sock = _Socket(self, (own if ip in ANY else ip, port), canonical(addr))
-        if local_addr is not None and _is_ipv6(ip) != _is_ipv6(addr[0]):
+        if local_addr is not None and (":" in ip) != (":" in addr[0]):
             raise _error(errno.EAFNOSUPPORT, f"cannot dial from {show(local_addr)}")
         if any((other.local, other.remote) == (sock.local, sock.remote) for other in self.sockets if local_addr):
             raise _error(errno.EADDRNOTAVAIL, f"connecting to {show(addr)} failed")
@@ -434,14 +401,12 @@ class Host:
         if self._is_void():
             sock.is_void = True
         else:
-            self.check_descriptors()
-            self.sockets[sock] = None
+            self.open(sock)
         try:
             await checkpoint()
             sock.send_syn()
             await sock.wait("writer", lambda: not sock.is_connecting)
-            if sock.error:
-                raise _error(sock.take_error(), f"connecting to {show(addr)} failed")
+            sock.raise_error(f"connecting to {show(addr)} failed")
             self.network.log(self.ip, "connected", show(sock.local), show(sock.remote))
             return _Stream(sock)
         except BaseException:
@@ -465,14 +430,15 @@ class Host:
         life = program_life.get()
         return not self.is_up or (life is not None and life != self.life)
 
-    def check_descriptors(self) -> None:
-        """Refuse one socket more than the program may have."""
+    def open(self, sock: _Socket) -> None:
+        """Give the program one socket more, if it may have that."""
         if len(self.sockets) >= self.max_sockets:
             raise _error(errno.EMFILE, self.ip)
+        self.sockets[sock] = None
 
     def listeners_at(self, ip: str, port: int) -> list[_Listener]:
         """Who listens at that very address, or else at all addresses."""
-        places = {ip, "::"} if _is_ipv6(ip) else {ip, *ANY}  # "::" takes IPv4, too
+        places = {ip, "::"} if ":" in ip else {ip, *ANY}  # "::" takes IPv4, too
         found = [listener for listener in self.listeners if listener.addr[1] == port and listener.addr[0] in places]
         return [listener for listener in found if listener.addr[0] == ip] or found
 
@@ -490,7 +456,7 @@ class _Listener:
         self._backlog = backlog
         self._queue: deque[_Socket] = deque()
         self._coming = 0  # set up but for the last acknowledgement
-        self._waiting: Event | None = None
+        self._changed = Event()
         self._is_closed = False
 
     def admit(self) -> bool:
@@ -506,8 +472,7 @@ class _Listener:
             sock.close(reset=True)
             return
         self._queue.append(sock)
-        if self._waiting is not None:
-            self._waiting.set()
+        self._changed.set()
 
     async def accept(self) -> tuple[ByteStream, Address]:
         """See `Listener`."""
@@ -515,11 +480,10 @@ class _Listener:
         while not self._queue or self not in self._host.listeners:
             if self._is_closed:
                 raise ClosedResourceError
-            self._waiting = Event()
-            await self._host.network.wait(self._waiting)
-        self._host.check_descriptors()
+            self._changed = Event()
+            await self._host.network.wait(self._changed)
+        self._host.open(self._queue[0])
         sock = self._queue.popleft()
-        self._host.sockets[sock] = None
         self._host.network.log(self._host.ip, "accepted", show(sock.local), show(sock.remote))
         return _Stream(sock), sock.remote
 
@@ -535,23 +499,17 @@ class _Listener:
         """See `Listener`."""
         self.close()
         self._is_closed = True
-        if self._waiting is not None:
-            self._waiting.set()
+        self._changed.set()
         await checkpoint()
 
 
 class _End:
     """One end of a connection: what the kernel does for it. Data and b"", the end of the stream, are sent in order."""
 
-    __slots__ = (
-        "_eof_in", "_eof_out", "_eof_sent", "_flight", "_is_dead", "_is_orphan", "_lost", "_reader", "_tries",
-        "_writer", "boot", "error", "host", "inbox", "is_closed", "is_connecting", "is_void", "last", "local",
-        "low_mark", "network", "out", "peer", "remote", "unsettled",
-    )  # fmt: skip
-
     def __init__(self, host: Host, local: Address, remote: Address) -> None:
         self.host, self.network, self.boot = host, host.network, host.boot
         self.local, self.remote = local, remote
+        self.family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         self.peer: _End = self  # until there is one
         self.error = 0
         self.last = 0.0  # when its last segment arrives
@@ -564,10 +522,8 @@ class _End:
         self.unsettled: int = 0  # bytes in the send buffer, sent or not; the end counts as one
         self._flight = 0  # bytes under way
         self._lost: list[bytes] = []  # what did not get through, and what came behind it
-        self._tries = 0
         self._eof_in = self._eof_out = self._eof_sent = False
-        self._reader: Event | None = None
-        self._writer: Event | None = None
+        self.waiting: dict[str, Event] = {}  # a reader, a writer
 
     @property
     def is_up(self) -> bool:
@@ -595,16 +551,17 @@ class _End:
             self.unsettled += 1
             self.push()
 
-    def take_error(self) -> int:
-        """The error, which is told once (SO_ERROR)."""
+    def raise_error(self, what: str) -> None:
+        """Raise the error, if there is one, which is told once (SO_ERROR)."""
         code, self.error = self.error, 0
-        return code
+        if code:
+            raise _error(code, what)
 
-    def wake(self) -> None:
-        """Let whoever waits look again."""
-        for event in (self._reader, self._writer):
-            if event is not None:
-                event.set()
+    def wake(self, *which: str) -> None:
+        """Let who waits look again."""
+        for each in which or ("reader", "writer"):
+            if each in self.waiting:
+                self.waiting[each].set()
 
     # Sending and receiving
 
@@ -625,32 +582,53 @@ class _End:
             self._transmit(b"")
 
     def _transmit(self, item: bytes) -> None:
-        network, target = self.network, self.peer.host
-        if not network.send(self, target, _kind(item), item, self._arrive, item):
-            network.deliver(self, target, self._lose, item)
+        if not self._send_segment(self.peer.host, _kind(item), item, self._arrive, item):
+            self.deliver(self.peer.host, self._arrive, item, True)
 
-    def _arrive(self, item: bytes) -> None:
-        if self._lost or not self._hand_over(item):
-            self._lose(item)
+    def verdict(self, kind: Kind, data: bytes) -> Verdict:
+        """What the rule says about a packet."""
+        rule = self.network.rule
+        return Verdict.PASS if rule is None else rule(Packet(self.local, self.remote, kind, data))
 
-    def _lose(self, item: bytes) -> None:
-        self._lost.append(item)
-        if len(self._lost) == 1:
-            self._tries = 0
-            self.network.call_later(RETRY_MIN, self._retransmit)
+    def _send_segment(self, target: Host, kind: Kind, data: bytes, func: Callable[..., object], *args: object) -> bool:
+        """Let `func` be called once a segment has arrived; False if it does not.
 
-    def _retransmit(self) -> None:
+        What is lost is sent again, but for a SYN, which its sender repeats, and a reset.
+        """
+        verdict, network, loss = self.verdict(kind, data), self.network, self.network.link.loss
+        after, pause = network.delay(self.host, target, HEADER + len(data)) + verdict.delay, RETRY_MIN
+        is_lost = verdict.drop
+        while loss and self.host is not target and not is_lost and network.random.random() < loss:
+            is_lost = kind in {"SYN", "RST"}
+            after += pause
+            pause *= 2
+        if not is_lost:
+            self.last = max(self.last, network.now() + after)
+            self.deliver(target, func, *args)
+        return not is_lost
+
+    def deliver(self, target: Host, func: Callable[..., object], *args: object) -> None:
+        """Call `func` when the last segment arrives, unless what comes from here is held back then."""
+        network = self.network
+        network.call_at(max(self.last, network.now()), network.arrive, self.host, target, func, *args)
+
+    def _arrive(self, item: bytes, is_lost: bool = False) -> None:
+        if self._lost or is_lost or not self._hand_over(item):
+            self._lost.append(item)
+            if len(self._lost) == 1:
+                self.network.call_later(RETRY_MIN, self._retransmit)
+
+    def _retransmit(self, tries: int = 1) -> None:
         if not self.is_up:
             return
-        self._tries += 1
-        if self._tries > RETRIES:
+        if tries > RETRIES:
             self._fail(errno.ETIMEDOUT)
             return
-        lost, network = self._lost, self.network
-        while lost and not network.verdict(self, _kind(lost[0]), lost[0]).drop and self._hand_over(lost[0]):
+        lost = self._lost
+        while lost and not self.verdict(_kind(lost[0]), lost[0]).drop and self._hand_over(lost[0]):
             del lost[0]
         if lost:
-            network.call_later(min(RETRY_MIN * 2**self._tries, RETRY_MAX), self._retransmit)
+            self.network.call_later(min(RETRY_MIN * 2**tries, RETRY_MAX), self._retransmit, tries + 1)
 
     def _hand_over(self, item: bytes) -> bool:
         """Let the peer's kernel have an item; False if it does not get there."""
@@ -670,15 +648,14 @@ class _End:
             return False
         self.inbox += item
         self._eof_in = not item
-        if self._reader is not None:
-            self._reader.set()
+        self.wake("reader")
         return True
 
     def give_up(self) -> None:
         """Send a reset: there is no such connection, any more (RFC 9293, section 3.5.2)."""
         self._is_dead = True
         self.out.clear()
-        self.network.send(self, self.peer.host, "RST", b"", self.peer.meet_reset)
+        self._send_segment(self.peer.host, "RST", b"", self.peer.meet_reset)
 
     def _acknowledge(self, size: int, pause: float) -> None:
         """The peer's acknowledgement is sent: once it is here, there is room again. If it is lost, it is repeated."""
@@ -692,8 +669,7 @@ class _End:
 
     def _settle(self, size: int) -> None:
         self.unsettled -= size
-        if self._writer is not None:
-            self._writer.set()
+        self.wake("writer")
 
     def meet_reset(self) -> None:
         """A reset has come."""
@@ -719,7 +695,7 @@ class _End:
         network.call_later(2.0**tries, self.send_syn, tries + 1)
         target = self.host if self.host.is_local(self.remote[0]) else network.hosts.get(self.remote[0])
         if target is not None:
-            network.send(self, target, "SYN", b"", self._meet_listener, target)
+            self._send_segment(target, "SYN", b"", self._meet_listener, target)
 
     def _meet_listener(self, target: Host) -> None:
         network, back = self.network, self.network.delay(target, self.host, HEADER)
@@ -752,23 +728,12 @@ class _End:
         return f"<simulated socket {show(self.local)} to {show(self.remote)}{', closed' if self.is_closed else ''}>"
 
 
-def _is_ipv6(ip: str) -> bool:
-    return ":" in ip
-
-
 def _kind(item: bytes) -> Kind:
     return "DATA" if item else "FIN"
 
 
 class _Socket(_End):
     """What a program sees of it, made like `socket.socket`."""
-
-    __slots__ = ()
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """Of its addresses."""
-        return socket.AF_INET6 if _is_ipv6(self.local[0]) else socket.AF_INET
 
     def recv(self, size: int) -> bytes:
         """What is there; b"" at the end."""
@@ -781,8 +746,7 @@ class _Socket(_End):
             return data
         if self._eof_in:  # Linux looks at this (SOCK_DONE) before the error
             return b""
-        if self.error:
-            raise _error(self.take_error(), "recv")
+        self.raise_error("recv")
         if self._is_dead:
             return b""
         raise BlockingIOError
@@ -792,8 +756,7 @@ class _Socket(_End):
         self._look()
         if self.is_void:
             return len(data)
-        if self.error:
-            raise _error(self.take_error(), "send")
+        self.raise_error("send")
         if self._eof_out or self._is_dead:
             raise _error(errno.EPIPE, "send")
         if self._room <= 0:
@@ -861,25 +824,18 @@ class _Socket(_End):
 
     async def wait(self, which: Literal["reader", "writer"], is_ready: Callable[[], bool]) -> None:
         """As `anyio.wait_readable` and `wait_writable`."""
-        slot = f"_{which}"
-        if getattr(self, slot) is not None:
+        if which in self.waiting:
             raise BusyResourceError(which)
         if is_ready():
             await checkpoint()
         while not is_ready() and not self.is_closed:
-            event = Event()
-            setattr(self, slot, event)
+            event = self.waiting[which] = Event()
             try:
                 await self.network.wait(event)
             finally:
-                setattr(self, slot, None)
+                del self.waiting[which]
         if self.is_closed:
             raise ClosedResourceError
-
-    def unacknowledged(self) -> int:
-        """Bytes that were sent, the end included, and of which nobody knows yet that they have arrived."""
-        self._look()
-        return self.unsettled
 
     @property
     def _room(self) -> int:
@@ -894,8 +850,6 @@ class _Socket(_End):
 class _Stream(TCPStream):
     """The library's own TCP stream; what waits, waits for the simulated socket."""
 
-    __slots__ = ("_simulated",)
-
     def __init__(self, sock: _Socket) -> None:
         self._simulated = sock
         super().__init__(cast("socket.socket", sock))
@@ -908,7 +862,8 @@ class _Stream(TCPStream):
         return self._simulated.wait("writer", self._simulated.is_writable)
 
     def unacknowledged(self) -> int | None:
-        return None if self._simulated.is_closed else self._simulated.unacknowledged()
+        self._simulated.network.catch_up()
+        return None if self._simulated.is_closed else self._simulated.unsettled
 
     def _release(self, *, reset: bool) -> None:
         self._simulated.close(reset=reset)
