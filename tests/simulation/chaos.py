@@ -51,6 +51,7 @@ from tests.simulation.streams import Foreign, Wrapped
 
 ACTIONS = 600
 PORT = 4000
+RUNNING = anyio.TaskHandle.Status.PENDING
 GRACE, HANDSHAKE, WRITE, HOOK, DIAL, IDLE = 5.0, 4.0, 10.0, 3.0, 3.0, 20.0
 
 
@@ -508,7 +509,7 @@ class World:
     def living(self, host: Host) -> Life | None:
         """The present life on a host."""
         lives = [life for life in self.lives if life.ip == host.ip]
-        return lives[-1] if lives and not self.sim._ended[host].is_set() else None
+        return lives[-1] if lives and self.sim._runs[host].status is RUNNING else None
 
     # The weather
 
@@ -587,7 +588,7 @@ class World:
             life.closing = min(life.closing, current_time())
             host.end_program()
         with anyio.move_on_after(30) as scope:
-            await self.sim._ended[host].wait()
+            await self.sim._runs[host].wait()
         if scope.cancelled_caught:
             self.fault(host.ip, "did not end")
 
