@@ -393,7 +393,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def __init__(self, time: _Time) -> None:
         self._time, self._order = time, Random(f"order {time.sim.seed}")  # noqa: S311  # no secret
-        self._plain: list[_Call] = []
         self._steps: list[tuple[int, int, _Call]] = []  # of tasks, with their numbers
         self._timers: list[tuple[float, int, _Call]] = []
         self._sequence, self._numbers = count(), count(1)
@@ -410,12 +409,12 @@ class _Loop(asyncio.SelectorEventLoop):
         return self._time.now
 
     def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]  # of any types
-        call, owner = _Call(self, 0.0, *args, **options), getattr(args[0], "__self__", None)
-        if isinstance(owner, _Task):
-            self._steps.append((owner.number, next(self._sequence), call))
-        else:
-            self._plain.append(call)
-        return call
+        task = getattr(args[0], "__self__", None)
+        if not isinstance(task, _Task):
+            return super().call_soon(*args, **options)
+        step = _Call(self, 0.0, *args, **options)
+        self._steps.append((task.number, next(self._sequence), step))
+        return step
 
     def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
         call = _Call(self, *args, **options)
@@ -425,25 +424,22 @@ class _Loop(asyncio.SelectorEventLoop):
     def _pass_time(self, timeout: float | None) -> None:
         if timeout is not None:  # there is something to run
             self._time.count_turn()
-            return
-        if not (self._plain or self._steps):
+        elif not self._steps:
             while self._timers and self._timers[0][-1].cancelled():
                 heappop(self._timers)
             self._time.pass_until(self._timers[0][0] if self._timers else math.inf)
             self._time.sim.check_end()
-        super().call_soon(self._turn)
+        super().call_soon(self._end_turn)
 
-    def _turn(self) -> None:
-        """Hand all that can run to asyncio, and come back behind it."""
+    def _end_turn(self) -> None:
+        """Let the tasks run in the next turn, behind the plain callbacks there are by now and the timers."""
         self._time.sim.network.run_due()
-        calls, self._plain = self._plain, []
         while self._timers and self._timers[0][0] <= self._time.now:
-            calls.append(heappop(self._timers)[-1])
+            super().call_soon(heappop(self._timers)[-1].make)
         steps, self._steps = sorted(self._steps), []
         self._order.shuffle(steps)
-        calls += (step[-1] for step in steps)
-        for func in (*(call.make for call in calls), self._turn) if calls else ():
-            super().call_soon(func)
+        for *_, step in steps:
+            super().call_soon(step.make)
 
 
 # trio
