@@ -10,7 +10,7 @@ import reprlib
 import tracemalloc
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice, pairwise, product
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
@@ -232,11 +232,10 @@ class _Kit(Generic[M]):
             _fail(fault, messages=messages, stream=stream, fed=how, after=after, expected=due, got=new)
 
     def check_alone(self, messages: list[M]) -> None:
-        """One frame in one piece; then in two, between which something else is done, which must not matter."""
+        """One frame in two pieces, between which something else is done, which must not matter."""
         stream = b"".join(self.encode(messages))
         for message in messages:
             (frame,) = self.encode([message])
-            self.check_stream([message], [frame])
             if not self.survives(message, frame, lambda _: None):
                 continue  # which `check_cuts` will find with the smallest cut
             if not self.survives(message, frame, lambda _: self.feed(self.make(), stream)):
@@ -295,11 +294,8 @@ class _Kit(Generic[M]):
         """Other bytes-like objects, with which the caller goes on to do as he likes."""
         stream = b"".join(self.encode(messages))
         data = bytearray(stream)
-        try:
+        with nullcontext() if promised else suppress(AssertionError):
             self.feed(self.make(), data)
-        except AssertionError:
-            if promised:
-                raise
         if bytes(data) != stream:
             _fail("decode changes the bytes it is given", before=stream, after=data)
         steps = (len(stream) // _KIB_64 + 1, len(stream) // 7 + 1, len(stream) or 1)

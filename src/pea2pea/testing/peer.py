@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from anyio import EndOfStream, Event
+from anyio.abc import ByteStream
 
+from .._address import Address
+from ..codecs import Codec
 from ..handshakes import MessageStream
-from ..transport import TCPStream, TCPTransport
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
-
-    from .._address import Address
-    from ..codecs import Codec
-    from ..transport import Listener, Transport
+from ..transport import Listener, TCPStream, TCPTransport, Transport
 
 __all__ = ["ScriptedPeer"]
 
@@ -54,20 +50,21 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
         self._changed = Event()
 
     @classmethod
-    def dial(
+    @asynccontextmanager
+    async def dial(
         cls, addr: Address, codec: Codec[M], *, transport: Transport | None = None
-    ) -> AbstractAsyncContextManager[ScriptedPeer[M]]:
+    ) -> AsyncGenerator[ScriptedPeer[M]]:
         """A peer that dials the node; `OSError` if that fails. `transport`: TCP, or a simulated host."""
-        return _opened(cls, (transport or TCPTransport()).dial, addr, codec=codec)
+        async with cls(await (transport or TCPTransport()).dial(addr), codec) as peer:
+            yield peer
 
     @classmethod
-    def accept(cls, listener: Listener, codec: Codec[M]) -> AbstractAsyncContextManager[ScriptedPeer[M]]:
+    @asynccontextmanager
+    async def accept(cls, listener: Listener, codec: Codec[M]) -> AsyncGenerator[ScriptedPeer[M]]:
         """A peer that the node dials; the listener is one of `Transport.listen`."""
-
-        async def accept() -> ByteStream:
-            return (await listener.accept())[0]
-
-        return _opened(cls, accept, codec=codec)
+        stream, _ = await listener.accept()
+        async with cls(stream, codec) as peer:
+            yield peer
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[ScriptedPeer[M]]:
@@ -151,10 +148,9 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
 
     async def _receive(self) -> None:
         try:
-            while True:
-                await self._take(await self._messages.receive())
-        except EndOfStream:
-            pass
+            with suppress(EndOfStream):
+                while True:
+                    await self._take(await self._messages.receive())
         except Exception as error:  # noqa: BLE001  # told to who waits
             self.cause = error
         finally:
@@ -173,11 +169,3 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
     def __repr__(self) -> str:
         state = "ended" if self._has_ended else "connected"
         return f"<ScriptedPeer, {state}, {len(self.received)} messages received>"
-
-
-@asynccontextmanager
-async def _opened(
-    cls: type[ScriptedPeer[M]], make: Callable[..., Any], *args: object, codec: Codec[M]
-) -> AsyncGenerator[ScriptedPeer[M]]:
-    async with cls(await make(*args), codec) as peer:
-        yield peer

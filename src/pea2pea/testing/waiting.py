@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
 
 import anyio
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["wait_until"]
 
