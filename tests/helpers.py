@@ -443,7 +443,7 @@ class SimulatedListener(RawListener):
 
     def __init__(self, host: Host, ip: str, backlog: int) -> None:
         self.listener = _Listener(host, host._bind((ip, 0), "listen at", reuse_port=False), backlog, reuse_port=False)
-        host.listeners.append(self.listener)
+        host.listeners[self.listener] = None
         self.addr = self.listener.addr
 
     async def accept(self) -> RawPeer:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from heapq import heappop, heappush
 from itertools import count, islice
 from random import Random
@@ -168,10 +168,9 @@ class Network:
         """Whether somebody else (a simulation) calls `run_due` when it is time."""
         self.events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self.held: dict[tuple[str, str], Held] = {}
-        self._seed = seed
         self.hosts: dict[str, Host] = {}
         self._cut: set[tuple[str, str]] = set()
-        self._positions: dict[tuple[str, str], float] = {}  # of two hosts' latency in the link's range
+        self._position = cache(lambda a, b: Random(f"{seed} {a} {b}").random())  # noqa: S311  # of a latency in its range
         self._scheduled = count()
         self._leader: CancelScope | None = None  # around the wait of the task that runs the events
         self._waiting: dict[Event, None] = {}
@@ -183,9 +182,7 @@ class Network:
         if literal(ip) is None:
             raise ValueError(f"a host needs an IP address, not {ip!r}")
         ip = canonical((ip, 0))[0]
-        if ip not in self.hosts:
-            self.hosts[ip] = Host(self, ip)
-        return self.hosts[ip]
+        return self.hosts.setdefault(ip, Host(self, ip))
 
     def partition(self, *groups: Iterable[Host]) -> None:
         """Let nothing pass between these groups of hosts any more; a host in none of them is not affected."""
@@ -227,10 +224,7 @@ class Network:
         link = self.link
         after, most = link.latencies
         if most > after:
-            way = (a.ip, b.ip)
-            if (position := self._positions.get(way)) is None:
-                position = self._positions[way] = Random(f"{self._seed} {min(way)} {max(way)}").random()  # noqa: S311
-            after += position * (most - after)
+            after += self._position(*sorted((a.ip, b.ip))) * (most - after)
         if link.bandwidth is not None:
             now = self.now()
             a.uplink_free = max(a.uplink_free, now) + size / link.bandwidth
@@ -239,8 +233,7 @@ class Network:
 
     def arrive(self, a: Host, b: Host, func: Callable[..., object], *args: object) -> None:
         """Call `func` now, unless what `a` sends to `b` is held back."""
-        held = self.held.get((a.ip, b.ip)) if self.held else None
-        if held is None:
+        if (held := self.held.get((a.ip, b.ip))) is None:
             func(*args)
         else:
             held.arrivals.append(partial(func, *args))
@@ -322,7 +315,7 @@ class Host:
         self.life: int = 0  # how often the program ended
         self.uplink_free: float = 0.0  # when it can send the next segment
         self.sockets: dict[_Socket, None] = {}  # of the program, in order
-        self.listeners: list[_Listener] = []
+        self.listeners: dict[_Listener, None] = {}  # likewise
         self.end_program: Callable[[], object] = lambda: None
         self.start_program: Callable[[], Awaitable[object]] = checkpoint
         self._port = EPHEMERAL.start - 1
@@ -383,7 +376,7 @@ class Host:
         await checkpoint()
         listener = _Listener(self, self._bind(self.look_up(addr), "listen at", reuse_port), backlog, reuse_port)
         if not self._is_void():
-            self.listeners.append(listener)
+            self.listeners[listener] = None
         return listener
 
     async def dial(self, addr: Address, /, *, local_addr: Address | None = None) -> ByteStream:
@@ -489,11 +482,9 @@ class _Listener:
 
     def close(self) -> None:
         """Reset whoever is in the queue (RFC 9293, section 3.10.4)."""
-        if self in self._host.listeners:
-            self._host.listeners.remove(self)
-            for sock in self._queue:
-                sock.close(reset=True)
-        self._queue.clear()
+        self._host.listeners.pop(self, None)
+        while self._queue:
+            self._queue.popleft().close(reset=True)
 
     async def aclose(self) -> None:
         """See `Listener`."""
@@ -538,10 +529,7 @@ class _End:
             return
         self._is_orphan = True
         if not (self._is_dead or self.is_connecting) and self.peer is not self:
-            if reset or self.inbox:
-                self.give_up()
-            else:
-                self.end()
+            (self.give_up if reset or self.inbox else self.end)()
         self.inbox.clear()
 
     def end(self) -> None:
@@ -699,9 +687,8 @@ class _End:
 
     def _meet_listener(self, target: Host) -> None:
         network, back = self.network, self.network.delay(target, self.host, HEADER)
-        if not (network.reaches(self.host, target) and network.reaches(target, self.host)):
-            return
-        if not self.is_connecting or self.peer is not self:
+        is_through = network.reaches(self.host, target) and network.reaches(target, self.host)
+        if not is_through or not self.is_connecting or self.peer is not self:
             return
         listeners = target.listeners_at(*self.remote)
         if not listeners:

@@ -22,7 +22,7 @@ import selectors
 import sys
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
@@ -31,7 +31,7 @@ from importlib.metadata import entry_points
 from itertools import count, takewhile
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 from unittest.mock import patch
 
 import anyio
@@ -47,7 +47,6 @@ from .waiting import described
 
 __all__ = ["Simulation", "simulate"]
 
-T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 POLL = 0.01  # virtual seconds between two looks at a condition
@@ -243,10 +242,10 @@ def simulate(
     for seed in range(1, seeds + 1) if isinstance(seeds, int) else seeds:
         sim = Simulation(seed)
         time = _Time(sim, stall)
-        with _isolated(sim, time):
-            run = partial(sim.run, scenario, args, limit)
+        with _isolated(sim, time) as stack:
             try:
-                (_run_on_trio if backend == "trio" else _run_on_asyncio)(time, run)
+                options = _of_trio(time, stack) if backend == "trio" else {"loop_factory": partial(_Loop, time)}
+                anyio.run(partial(sim.run, scenario, args, limit), backend=backend, backend_options=options)
             except Exception as error:  # noqa: BLE001  # what it could not be ended by
                 sim.fail(error)
         if sim.failure is not None:
@@ -308,7 +307,7 @@ class _Time:
 
 
 @contextmanager
-def _isolated(sim: Simulation, time: _Time) -> Generator[None]:
+def _isolated(sim: Simulation, time: _Time) -> Generator[ExitStack]:
     """Let nothing but the seed decide, and leave everything as it was."""
     logger, make = logging.getLogger("pea2pea"), logging.getLogRecordFactory()
 
@@ -336,7 +335,7 @@ def _isolated(sim: Simulation, time: _Time) -> Generator[None]:
         if gc.isenabled():
             stack.callback(gc.enable)
             gc.disable()
-        yield
+        yield stack
 
 
 def _refuse_thread(_: threading.Thread) -> NoReturn:
@@ -344,10 +343,6 @@ def _refuse_thread(_: threading.Thread) -> NoReturn:
 
 
 # asyncio
-
-
-def _run_on_asyncio(time: _Time, run: Callable[[], Awaitable[None]]) -> None:
-    anyio.run(run, backend_options={"loop_factory": partial(_Loop, time)})
 
 
 class _Selector(selectors.SelectSelector):
@@ -362,7 +357,7 @@ class _Selector(selectors.SelectSelector):
         return []
 
 
-class _Task(asyncio.Task[T]):
+class _Task(asyncio.Task[Any]):
     """A task with a number, which is its hash: a set of tasks has an order that does not depend on addresses."""
 
     number = 0
@@ -401,7 +396,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         _Task.number = number = next(self._numbers)  # for the constructor, which schedules the first step
-        task = _Task[Any](coro, loop=loop, **options)
+        task = _Task(coro, loop=loop, **options)
         task.number = number
         return task
 
@@ -445,7 +440,8 @@ class _Loop(asyncio.SelectorEventLoop):
 # trio
 
 
-def _run_on_trio(time: _Time, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _of_trio(time: _Time, stack: ExitStack) -> dict[str, Any]:
+    """What AnyIO is to hand to trio, whose order is seeded until the stack is closed."""
     import trio  # noqa: PLC0415  # it need not be there
 
     sim, statistics = time.sim, trio.lowlevel.current_statistics
@@ -473,12 +469,9 @@ def _run_on_trio(time: _Time, run: Callable[[], Coroutine[Any, Any, None]]) -> N
                     return
 
     driver, order = Driver(), _order_of_trio()
-    state = order.getstate()
+    stack.callback(order.setstate, order.getstate())
     order.seed(f"order {sim.seed}")
-    try:
-        anyio.run(run, backend="trio", backend_options={"clock": driver, "instruments": [driver]})
-    finally:
-        order.setstate(state)
+    return {"clock": driver, "instruments": [driver]}
 
 
 def _order_of_trio() -> Random:
