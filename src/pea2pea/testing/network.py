@@ -52,8 +52,15 @@ program_life: ContextVar[int | None] = ContextVar("pea2pea_program_life", defaul
 """In which life of its host a program runs, so that one that was killed does not act as its successor."""
 
 
-def _error(code: int, what: str) -> OSError:
-    return OSError(code, f"{what}: {os.strerror(code)}")
+def _refuse(is_refused: object, code: int, what: str) -> None:
+    """Raise an error of the system's, if there is reason to."""
+    if is_refused:
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _draw(*parts: object) -> float:
+    """A number from 0 to 1 that follows from these alone."""
+    return Random(" ".join(map(str, parts))).random()  # noqa: S311  # no secret
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,16 +168,17 @@ class Network:
         self.tick: float = 0.0
         """Arrivals are rounded up to multiples of so many seconds, which makes a large simulation faster."""
         self.random: Final = Random(f"network {seed}")  # noqa: S311  # no secret
+        # a simulation replaces these
         self.log: Callable[..., None] = lambda *_: None
         self.now: Callable[[], float] = self._now
-        self._moment: float | None = None  # of the event that is being run, perhaps later than it was due
-        self.is_driven: bool = False
-        """Whether somebody else (a simulation) calls `run_due` when it is time."""
+        self.catch_up: Callable[[], None] = self.run_due
+        self.wait: Callable[[Event], Awaitable[object]] = self._wait
+        self._moment = math.inf  # of the event that is being run, perhaps later than it was due
         self.events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self.held: dict[tuple[str, str], Held] = {}
         self.hosts: dict[str, Host] = {}
         self._cut: set[tuple[str, str]] = set()
-        self._position = cache(lambda a, b: Random(f"{seed} {a} {b}").random())  # noqa: S311  # of a latency in its range
+        self._position = cache(partial(_draw, seed))  # of two hosts' latency in the link's range
         self._scheduled = count()
         self._leader: CancelScope | None = None  # around the wait of the task that runs the events
         self._waiting: dict[Event, None] = {}
@@ -251,7 +259,7 @@ class Network:
         self.call_at(self.now() + seconds, func, *args)
 
     def _now(self) -> float:
-        return current_time() if self._moment is None else self._moment
+        return min(current_time(), self._moment)
 
     @property
     def next_event(self) -> float:
@@ -260,22 +268,17 @@ class Network:
 
     def run_due(self) -> None:
         """Make the calls that are due, each as if it was made in time."""
-        events, now = self.events, self.now()
+        now = self.now()
         try:
-            while events and events[0][0] <= now:
-                self._moment, _, func, args = heappop(events)
+            while self.events and self.events[0][0] <= now:
+                self._moment, _, func, args = heappop(self.events)
                 func(*args)
         finally:
-            self._moment = None
+            self._moment = math.inf
 
-    def catch_up(self) -> None:
-        """The same, unless a simulation sees to it."""
-        if not self.is_driven:
-            self.run_due()
-
-    async def wait(self, woken: Event) -> None:
+    async def _wait(self, woken: Event) -> None:
         """Wait until `woken`, perhaps longer or less long: one of the tasks that wait runs the events for all."""
-        if self.is_driven or self._leader is not None:
+        if self._leader is not None:
             self._waiting[woken] = None
             try:
                 await woken.wait()
@@ -386,10 +389,12 @@ class Host:
             own = "::1" if ":" in addr[0] else "127.0.0.1"
         ip, port = self._bind(canonical(local_addr or (own, 0)), "dial from", reuse_port=True)
         sock = _Socket(self, (own if ip in ANY else ip, port), canonical(addr))
-        if local_addr is not None and (":" in ip) != (":" in addr[0]):
-            raise _error(errno.EAFNOSUPPORT, f"cannot dial from {show(local_addr)}")
-        if any((other.local, other.remote) == (sock.local, sock.remote) for other in self.sockets if local_addr):
-            raise _error(errno.EADDRNOTAVAIL, f"connecting to {show(addr)} failed")
+        what = f"connecting to {show(addr)} failed"
+        _refuse(
+            local_addr and (":" in ip) != (":" in addr[0]), errno.EAFNOSUPPORT, f"cannot dial from {show((ip, port))}"
+        )
+        is_taken = any((other.local, other.remote) == (sock.local, sock.remote) for other in self.sockets if local_addr)
+        _refuse(is_taken, errno.EADDRNOTAVAIL, what)
         sock.is_connecting = True
         if self._is_void():
             sock.is_void = True
@@ -399,7 +404,7 @@ class Host:
             await checkpoint()
             sock.send_syn()
             await sock.wait("writer", lambda: not sock.is_connecting)
-            sock.raise_error(f"connecting to {show(addr)} failed")
+            sock.raise_error(what)
             self.network.log(self.ip, "connected", show(sock.local), show(sock.remote))
             return _Stream(sock)
         except BaseException:
@@ -409,14 +414,12 @@ class Host:
     def _bind(self, addr: Address, what: str, reuse_port: bool) -> Address:
         """The address, with a port, if a socket can have it."""
         ip, port = addr
-        if not self.is_local(ip):
-            raise _error(errno.EADDRNOTAVAIL, f"cannot {what} {show(addr)}")
+        _refuse(not self.is_local(ip), errno.EADDRNOTAVAIL, f"cannot {what} {show(addr)}")
         others = [listener for listener in self.listeners if ip in ANY or listener.addr[0] in (ip, *ANY)]
         taken = {other.addr[1] for other in others if not (reuse_port and other.reuse_port)}
         while not port or (not addr[1] and port in taken):
             port = self._port = self._port + 1 if self._port + 1 in EPHEMERAL else EPHEMERAL.start
-        if port in taken:
-            raise _error(errno.EADDRINUSE, f"cannot {what} {show(addr)}")
+        _refuse(port in taken, errno.EADDRINUSE, f"cannot {what} {show(addr)}")
         return ip, port
 
     def _is_void(self) -> bool:
@@ -425,8 +428,7 @@ class Host:
 
     def open(self, sock: _Socket) -> None:
         """Give the program one socket more, if it may have that."""
-        if len(self.sockets) >= self.max_sockets:
-            raise _error(errno.EMFILE, self.ip)
+        _refuse(len(self.sockets) >= self.max_sockets, errno.EMFILE, self.ip)
         self.sockets[sock] = None
 
     def listeners_at(self, ip: str, port: int) -> list[_Listener]:
@@ -542,8 +544,7 @@ class _End:
     def raise_error(self, what: str) -> None:
         """Raise the error, if there is one, which is told once (SO_ERROR)."""
         code, self.error = self.error, 0
-        if code:
-            raise _error(code, what)
+        _refuse(code, code, what)
 
     def wake(self, *which: str) -> None:
         """Let who waits look again."""
@@ -744,8 +745,7 @@ class _Socket(_End):
         if self.is_void:
             return len(data)
         self.raise_error("send")
-        if self._eof_out or self._is_dead:
-            raise _error(errno.EPIPE, "send")
+        _refuse(self._eof_out or self._is_dead, errno.EPIPE, "send")
         if self._room <= 0:
             raise BlockingIOError
         part = data[: self._room]
@@ -763,8 +763,8 @@ class _Socket(_End):
         self._look()
         if self.is_void:
             return
-        if self._is_dead or (self._eof_in and self._eof_sent and not self.unsettled):
-            raise _error(errno.ENOTCONN, "shutdown")
+        is_over = self._is_dead or (self._eof_in and self._eof_sent and not self.unsettled)
+        _refuse(is_over, errno.ENOTCONN, "shutdown")
         self.end()
 
     def setsockopt(self, _level: int, option: int, value: object) -> None:
@@ -829,8 +829,7 @@ class _Socket(_End):
         return self.network.send_buffer - self.unsettled
 
     def _look(self) -> None:
-        if self.is_closed:
-            raise _error(errno.EBADF, "the socket is closed")
+        _refuse(self.is_closed, errno.EBADF, "the socket is closed")
         self.network.catch_up()
 
 

@@ -1,7 +1,7 @@
 """Run programs over a network in one process, in virtual time, in an order that follows from a seed.
 
 asyncio: an event loop whose selector lets time pass instead of waiting; its public methods alone are overridden.
-trio: its `MockClock`, and its entry point for Hypothesis, through which the order of its tasks is seeded.
+trio: a clock of our own, and its entry point for Hypothesis, through which the order of its tasks is seeded.
 
 This is the only module of the package that knows which event loop it runs on.
 
@@ -67,7 +67,7 @@ class Simulation:
         self.network: Final[Network] = Network(seed)
         """Where its hosts are."""
         self.network.log = self.note
-        self.network.is_driven = True
+        self.network.catch_up, self.network.wait = lambda: None, lambda woken: woken.wait()
         self.lines: list[str] = []
         self.last: defaultdict[str, deque[tuple[float, str]]] = defaultdict(lambda: deque(maxlen=LAST))
         self.failed: float = 0.0  # when
@@ -360,7 +360,9 @@ class _Selector(selectors.SelectSelector):
 class _Task(asyncio.Task[Any]):
     """A task with a number, which is its hash: a set of tasks has an order that does not depend on addresses."""
 
-    number = 0
+    def __init__(self, number: int, coro: Any, **options: Any) -> None:
+        self.number = number
+        super().__init__(coro, **options)
 
     def __hash__(self) -> int:
         return self.number
@@ -394,11 +396,8 @@ class _Loop(asyncio.SelectorEventLoop):
         super().__init__(_Selector(self._pass_time))
         self.set_task_factory(self._make_task)
 
-    def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        _Task.number = number = next(self._numbers)  # for the constructor, which schedules the first step
-        task = _Task(coro, loop=loop, **options)
-        task.number = number
-        return task
+    def _make_task(self, _: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        return _Task(next(self._numbers), coro, loop=self, **options)
 
     def time(self) -> float:
         return self._time.now
