@@ -43,7 +43,6 @@ ORDER = (
     "node",
     "handshakes",
     "topology",
-    "testing.waiting",
     "testing.codecs",
     "testing.network",
     "testing.peer",

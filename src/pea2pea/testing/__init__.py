@@ -32,8 +32,7 @@ from __future__ import annotations
 from .codecs import Strategy, check_codec
 from .network import Held, Host, Link, Network, Packet, Verdict
 from .peer import ScriptedPeer
-from .simulation import Simulation, simulate
-from .waiting import wait_until
+from .simulation import Simulation, simulate, wait_until
 
 __all__ = [
     "Held",

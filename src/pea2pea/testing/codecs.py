@@ -5,7 +5,6 @@ Every check is deterministic: none measures time. Memory is measured by `tracema
 
 from __future__ import annotations
 
-import math
 import reprlib
 import tracemalloc
 from bisect import bisect_right
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice, pairwise, product
+from math import inf
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
 from ..codecs import Chunk, Codec, Decoder, Encoder
@@ -167,8 +167,7 @@ class _Kit(Generic[M]):
     def encode(self, messages: list[M], codec: object = None) -> list[bytes]:
         """The frames that `codec`, or else a new encoder, makes."""
         encoder = self.make_encoder() if codec is None else cast("Encoder[M]", codec)
-        returned: list[tuple[Chunk, ...]] = []
-        frames: list[bytes] = []
+        returned, frames = list[tuple[Chunk, ...]](), list[bytes]()
         for message in messages:
             before = None if isinstance(message, (bytes, str)) else repr(message)
             try:
@@ -186,11 +185,10 @@ class _Kit(Generic[M]):
 
     def feed(self, codec: Decoder[M], data: Chunk) -> tuple[list[M], FrameError | None]:
         """What decoding `data` gives, and the error that ended it."""
-        got: list[M] = []
-        most = len(data) + _KIB_64
+        got, most = list[M](), len(data) + _KIB_64
         try:
             for message in islice(codec.decode(cast("bytes", data)), most):
-                got.append(message)  # noqa: PERF402  # what came before an error is wanted, too
+                got.append(message)  # what came before an error is wanted, too
         except FrameError as error:
             return got, error
         except Exception as error:  # noqa: BLE001  # whatever it is
@@ -354,9 +352,7 @@ class _Kit(Generic[M]):
         most = max(len(stream) // 2, 2 * longest + _KIB_64)
         self.check_kept(_split(stream, longest + _KIB_4), most, "frames that are all complete")
 
-    def check_kept(
-        self, pieces: Iterable[bytes], most: int, what: str, enough: float = math.inf, **facts: object
-    ) -> None:
+    def check_kept(self, pieces: Iterable[bytes], most: int, what: str, enough: float = inf, **facts: object) -> None:
         """Until an error, or until `enough` messages have come, a codec keeps at most so many bytes of these pieces."""
         codec, fed, seen = self.make(), 0, 0
         before, _ = tracemalloc.get_traced_memory()
@@ -404,8 +400,6 @@ def _cuts(ends: list[int], most: int) -> list[int]:
 
 
 def _fail(fault: str, cause: Exception | None = None, /, **facts: object) -> NoReturn:
-    lines = (
-        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else _SHORTENED.repr(value)}"
-        for name, value in facts.items()
-    )
-    raise AssertionError("\n  ".join([fault, *lines])) from cause
+    for name, value in facts.items():
+        fault += f"\n  {name.replace('_', ' ')}: {value if isinstance(value, str) else _SHORTENED.repr(value)}"
+    raise AssertionError(fault) from cause

@@ -179,7 +179,7 @@ class Network:
         self.hosts: dict[str, Host] = {}
         self._cut: set[tuple[str, str]] = set()
         self._position = cache(partial(_draw, seed))  # of two hosts' latency in the link's range
-        self._scheduled = count()
+        self.sequence = count()  # of the events
         self._leader: CancelScope | None = None  # around the wait of the task that runs the events
         self._waiting: dict[Event, None] = {}
 
@@ -250,7 +250,7 @@ class Network:
         """Make this call when it is time."""
         if self.tick:
             when = math.ceil(when / self.tick) * self.tick
-        heappush(self.events, (when, next(self._scheduled), func, args))
+        heappush(self.events, (when, next(self.sequence), func, args))
         if self._leader is not None and when < self._leader.deadline:
             self._leader.deadline = when
 
@@ -327,26 +327,24 @@ class Host:
 
     def crash(self) -> None:
         """Switch the power off: nobody is told. The other ends notice it as with a real one, if at all."""
-        self.network.note(self.ip, "crash")
-        self.is_up = False
-        self.boot += 1
-        self._die()
+        self._die("crash")
 
     def kill(self) -> None:
         """End the program at once (SIGKILL): the kernel closes its sockets, with a reset where there is unread data."""
-        self.network.note(self.ip, "kill")
+        self._die("kill")
+
+    def _die(self, how: Literal["crash", "kill"]) -> None:
+        self.network.note(self.ip, how)
+        self.life += 1
+        if how == "crash":
+            self.is_up = False
+            self.boot += 1
         for listener in list(self.listeners):
             listener.close()
         for sock in self.sockets:
-            sock.abandon()
-        self._die()
-
-    def _die(self) -> None:
-        self.life += 1
-        for sock in self.sockets:
+            sock.abandon()  # after a crash it does nothing
             sock.is_void = True
         self.sockets.clear()
-        self.listeners.clear()
         self.end_program()
 
     async def restart(self) -> None:
@@ -732,11 +730,9 @@ class _Socket(_End):
             if (peer := self.peer).out:  # it learns of the window
                 self.network.call_later(self.network.delay(self.host, peer.host, HEADER), peer.push)
             return data
-        if self._eof_in:  # Linux looks at this (SOCK_DONE) before the error
+        if self._eof_in or (self._is_dead and not self.error):  # Linux looks at the end (SOCK_DONE) before the error
             return b""
         self.raise_error("recv")
-        if self._is_dead:
-            return b""
         raise BlockingIOError
 
     def send(self, data: bytes) -> int:
@@ -799,15 +795,14 @@ class _Socket(_End):
     def is_readable(self) -> bool:
         """Whether `recv` would not block."""
         self.network.catch_up()
-        is_over = self.error or self._eof_in or self._is_dead
-        return not self.is_void and bool(is_over or len(self.inbox) >= self.low_mark)
+        is_over = self._eof_in or self._is_dead
+        return not self.is_void and (is_over or len(self.inbox) >= self.low_mark)
 
     def is_writable(self) -> bool:
         """Whether `send` would not block for long: Linux says so once a third of the buffer is free."""
         self.network.catch_up()
-        if self.is_void or self.error or self._eof_out or self._is_dead:
-            return True
-        return self._room * 3 >= self.network.send_buffer
+        is_over = self.is_void or self._eof_out or self._is_dead
+        return is_over or self._room * 3 >= self.network.send_buffer
 
     async def wait(self, which: Literal["reader", "writer"], is_ready: Callable[[], bool]) -> None:
         """As `anyio.wait_readable` and `wait_writable`."""

@@ -128,11 +128,9 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
 
     async def expect_nothing(self, kind: type[E], *, within: float) -> None:
         """Wait so many seconds, and raise `AssertionError` if a message of this type comes, or has come unexpected."""
-        try:
+        with suppress(TimeoutError, EndOfStream):
             message = await self.expect(kind, within=within)
-        except (TimeoutError, EndOfStream):
-            return
-        raise AssertionError(f"there was to be no {kind.__name__}, but this came: {message!r:.500}")
+            raise AssertionError(f"there was to be no {kind.__name__}, but this came: {message!r:.500}")
 
     async def barrier(self, question: M, answer: type[E], *, within: float = 1.0) -> E:
         """Ask, and wait for the answer: a node that keeps the order has seen by then all that was sent before."""

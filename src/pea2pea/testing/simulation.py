@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import inspect
 import logging
 import math
 import random
@@ -22,13 +23,13 @@ import selectors
 import sys
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heappush
 from importlib.metadata import entry_points
-from itertools import count, takewhile
+from itertools import chain, count, repeat, takewhile
 from random import Random
 from types import SimpleNamespace
 from typing import Any, Final, NoReturn
@@ -43,9 +44,8 @@ from .._address import Address
 from ..node import Node, node_numbers
 from ..transport import default_transport
 from .network import Host, Network, program_life
-from .waiting import described
 
-__all__ = ["Simulation", "simulate"]
+__all__ = ["Simulation", "simulate", "wait_until"]
 
 Ts = TypeVarTuple("Ts")
 
@@ -169,14 +169,9 @@ class Simulation:
         The error says what was waited for, when that was, and what happened last. Cancelling it only stops the
         waiting.
         """
-        with anyio.move_on_after(within):
-            while not predicate():  # noqa: ASYNC110  # there is no event to wait for
-                await anyio.sleep(POLL)
-        if not predicate():
-            latest = self.lines[-1] if self.lines else "nothing"
-            raise TimeoutError(
-                f"not true within {within} s, at {self.network.now():.3f}: {described(predicate)}; last: {latest}"
-            )
+        if not await _comes_true(predicate, within, repeat(POLL)):
+            what, latest = _described(predicate), self.lines[-1] if self.lines else "nothing"
+            raise TimeoutError(f"not true within {within} s, at {self.network.now():.3f}: {what}; last: {latest}")
 
     async def run(self, scenario: Callable[..., Awaitable[object]], args: tuple[object, ...], limit: float) -> None:
         """Run the scenario, and end what it has started."""
@@ -199,6 +194,39 @@ class Simulation:
 
     def __repr__(self) -> str:
         return f"<Simulation with seed {self.seed}>"
+
+
+async def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> None:
+    """Wait until `predicate()` is true; it is asked at once, and then every 1 to 20 milliseconds.
+
+    Raises `TimeoutError`, which says what was waited for, if it is still false after `timeout` seconds;
+    `TypeError` if the predicate is async; and what the predicate raises. Cancelling it only stops the
+    waiting.
+    """
+    delays = chain((0.001, 0.002, 0.005, 0.01), repeat(0.02))
+    if not await _comes_true(predicate, timeout, delays):
+        raise TimeoutError(f"not true within {timeout} s: {_described(predicate)}")
+
+
+async def _comes_true(predicate: Callable[[], object], within: float, delays: Iterator[float]) -> bool:
+    """Whether `predicate()` is true within so many seconds; it is asked at once, and after each delay."""
+    answer: object = False
+    with anyio.move_on_after(within):
+        while not (answer := predicate()):  # noqa: ASYNC110  # there is no event to wait for
+            await anyio.sleep(next(delays))
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError(f"the predicate must be a plain function, not async: {_described(predicate)}")
+    return bool(answer or predicate())
+
+
+def _described(predicate: Callable[[], object]) -> str:
+    """The source of a lambda, or else the predicate's name."""
+    name = str(getattr(predicate, "__qualname__", predicate))
+    try:
+        return " ".join(inspect.getsource(predicate).split()) if name.endswith("<lambda>") else name
+    except OSError:  # no source at hand
+        return name
 
 
 class _Nowhere(Host):
@@ -391,7 +419,6 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self, time: _Time) -> None:
         self._time, self._order = time, Random(f"order {time.sim.seed}")  # noqa: S311  # no secret
         self._steps: list[tuple[int, int, _Call]] = []  # of tasks, with their numbers
-        self._timers: list[tuple[float, int, _Call]] = []
         self._sequence, self._numbers = count(), count(1)
         super().__init__(_Selector(self._pass_time))
         self.set_task_factory(self._make_task)
@@ -411,25 +438,21 @@ class _Loop(asyncio.SelectorEventLoop):
         return step
 
     def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
-        call = _Call(self, *args, **options)
-        heappush(self._timers, (call.when(), next(self._sequence), call))
+        call, network = _Call(self, *args, **options), self._time.sim.network
+        heappush(network.events, (call.when(), next(network.sequence), super().call_soon, (call.make,)))
         return call
 
     def _pass_time(self, timeout: float | None) -> None:
         if timeout is not None:  # there is something to run
             self._time.count_turn()
         elif not self._steps:
-            while self._timers and self._timers[0][-1].cancelled():
-                heappop(self._timers)
-            self._time.pass_until(self._timers[0][0] if self._timers else math.inf)
+            self._time.pass_until(math.inf)
             self._time.sim.check_end()
         super().call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
-        """Let the tasks run in the next turn, behind the plain callbacks there are by now and the timers."""
+        """Let the tasks run in the next turn, behind the timers that are due and the plain callbacks."""
         self._time.sim.network.run_due()
-        while self._timers and self._timers[0][0] <= self._time.now:
-            super().call_soon(heappop(self._timers)[-1].make)
         steps, self._steps = sorted(self._steps), []
         self._order.shuffle(steps)
         for *_, step in steps:
