@@ -98,7 +98,7 @@ def sockaddr(addr: Address) -> tuple[int, tuple[str, int] | tuple[str, int, int,
     """The family and the system's form of an IP literal; `socket.gaierror` for anything else."""
     host, port = addr
     ip = literal(host)
-    zone = 0 if ip is None else _zone_index(host)
+    zone = _zone_index(host) if "%" in host and ip is not None else 0
     if ip is None or zone is None or not 0 <= port <= 65535:
         what = "has a zone that is no interface's" if zone is None else "is not the address of an IP literal"
         raise socket.gaierror(socket.EAI_NONAME, f"{show((host, port))} {what}")

@@ -36,7 +36,8 @@ class Discarder:
         self.is_done: bool = False
         """Whether the stream has ended, or broken."""
         self._stream = stream
-        self._task: TaskHandle[None] = session.start_task(self._run, f"pea2pea discarder {session.connection}")
+        name = f"pea2pea discarder {session.connection}"
+        self._task: TaskHandle[None] = session.start_task(self._run, name, runs_hooks=False)
 
     async def _run(self) -> None:
         with suppress(Exception):  # the stream has ended, or broken: either way nothing more comes

@@ -218,7 +218,6 @@ class Connector:
             shared.context.copy(),
             shared.hook_tasks,
             shared.config.grace_period,
-            anyio.current_time(),
         )
 
     def _launch(self, attempt: Attempt) -> None:
@@ -284,6 +283,7 @@ class Connector:
             attempt.fail(failure)
         if attempt.error is not None:
             return False
+        session.stats.created = anyio.current_time()
         self._shared.admission.establish(session)
         session.set_state(State.OPEN)
         self._finish_setup(attempt, None)

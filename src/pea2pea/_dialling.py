@@ -7,10 +7,10 @@ of the connection takes it over from the dial that succeeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
 from anyio import CancelScope, Event, create_task_group, current_time, move_on_after
 from anyio.abc import ByteStream
@@ -22,6 +22,8 @@ from ._report import find_interrupt
 from ._self_connection import self_connection
 from .connection import Connection, Side
 from .errors import AlreadyConnectedError, ConnectionLimitError, NodeClosedError, NodeError
+
+T = TypeVar("T")
 
 _STAGGER = 0.25  # seconds after which the next address of a name is dialled, too (RFC 8305, section 5)
 
@@ -38,16 +40,17 @@ class _Limit:
 
     scope: CancelScope
     timeout: float
-    failure: str  # what to say when that was too short
+    fresh: bool = True  # no time has passed since it began
+    dialling: Address | None = None  # what it is about by now; None: still the name
 
-    def start(self, failure: str) -> None:
-        """Begin with the next step; a timer that has hardly run is not set anew, which saves time."""
-        self.failure = failure
-        due = current_time() + self.timeout
-        if not due - self.timeout / 64 <= self.scope.deadline <= due:
-            self.scope.deadline = due
+    def begin(self, addr: Address) -> None:
+        """Begin to dial that address, with the whole time."""
+        self.dialling = addr
+        if not self.fresh:
+            self.scope.deadline = current_time() + self.timeout
 
     def stop(self) -> None:
+        self.fresh = False
         self.scope.deadline = math.inf
 
 
@@ -62,19 +65,12 @@ class Dialler:
 
     async def connect(self, dialled: Address, timeout: float, local_addr: Address | None) -> Connection:
         """Dial an address, and set the connection up; see `Node.connect`."""
-        candidates: list[Address] | None = None
+        candidates: list[Address] = []
         failure: Exception | None = None
         while candidates or failure is None:
             try:
-                with self._limit(timeout, f"{dialled[0]!r} was not resolved") as limit:
-                    if candidates is None:
-                        candidates = await self._resolve(dialled)
-                    if len(candidates) == 1:  # in one scope: entering one more costs as much as the dial itself
-                        addr = candidates.pop()
-                        stream = await self._dial(addr, self._shared.current_session, local_addr, limit)
-                    else:
-                        limit.stop()
-                        stream, addr = await self._race(candidates, timeout, local_addr)
+                reach = partial(self._reach, dialled if failure is None else None, candidates, local_addr)
+                stream, addr = await self._within(timeout, reach, dialled)
                 return await self._connector.set_up(stream, addr, Side.INITIATOR, dialled, self._acceptor.addr)
             except NodeClosedError:
                 raise
@@ -90,20 +86,32 @@ class Dialler:
         for scope in list(self._scopes):
             scope.cancel()
 
-    @contextmanager
-    def _limit(self, timeout: float, failure: str = "") -> Generator[_Limit]:
-        """Raise `NodeClosedError` if the node shuts down, `TimeoutError` if a step of the dial takes too long."""
-        limit = _Limit(scope := move_on_after(timeout), timeout, failure)
-        with scope:
-            self._scopes[scope] = None
-            try:
-                yield limit
-            finally:
-                del self._scopes[scope]
-        if scope.cancelled_caught:
-            if self._shared.report.closing:
-                raise NodeClosedError("the node was shut down meanwhile")
-            raise TimeoutError(f"{limit.failure} within {timeout} s")
+    async def _within(self, timeout: float, step: Callable[[_Limit], Coroutine[Any, Any, T]], dialled: Address) -> T:
+        """Await a step; `NodeClosedError` if the node shuts down meanwhile, `TimeoutError` if it takes too long."""
+        limit = _Limit(scope := move_on_after(timeout), timeout)
+        try:
+            with scope:
+                self._scopes[scope] = None
+                return await step(limit)
+        finally:
+            self._scopes.pop(scope, None)
+        if self._shared.report.closing:
+            raise NodeClosedError("the node was shut down meanwhile")
+        what = f"{show(limit.dialling)} did not answer" if limit.dialling else f"{dialled[0]!r} was not resolved"
+        raise TimeoutError(f"{what} within {timeout} s")
+
+    async def _reach(
+        self, dialled: Address | None, candidates: list[Address], local_addr: Address | None, limit: _Limit
+    ) -> tuple[ByteStream, Address]:
+        """Dial the candidates, those of `dialled` first, in one scope: one more costs as much as the dial itself."""
+        if dialled is not None:
+            candidates += await self._resolve(dialled)
+            limit.fresh = candidates == [dialled]  # there was nothing to look up
+        if len(candidates) == 1:
+            addr = candidates.pop()
+            return await self._dial(addr, self._shared.current_session, local_addr, limit), addr
+        limit.stop()
+        return await self._race(candidates, limit.timeout, local_addr)
 
     async def _resolve(self, dialled: Address) -> list[Address]:
         candidates = list(dict.fromkeys(await self._shared.transport.resolve(dialled)))
@@ -117,8 +125,7 @@ class Dialler:
         caller = self._shared.current_session()
 
         async def dial(addr: Address) -> ByteStream:
-            with self._limit(timeout) as limit:
-                return await self._dial(addr, lambda: caller, local_addr, limit)
+            return await self._within(timeout, lambda limit: self._dial(addr, lambda: caller, local_addr, limit), addr)
 
         return await _Race(candidates, dial, self._give_back).run()
 
@@ -130,7 +137,7 @@ class Dialler:
         self._connector.reserve(addr, caller)
         try:
             self._shared.report.debug("dialling", addr)
-            limit.start(f"{show(addr)} did not answer")
+            limit.begin(addr)
             if local_addr is None:
                 return await transport.dial(addr)
             return await cast("_Binding", transport).dial(addr, local_addr=local_addr)

@@ -98,7 +98,10 @@ async def _run_open(session: Session, reader: Reader[Any] | None, greeting: Gree
             if greeting is not None:
                 await greeting.wait_begun()
             if reader is not None:
-                await reader.run(scope)
+                try:
+                    await reader.run(scope)
+                finally:
+                    await reader.stop()
             else:
                 await watch_for_eof(session)
     except get_cancelled_exc_class() as error:

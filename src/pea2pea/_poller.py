@@ -74,8 +74,10 @@ class Poller:
         number = sock.fileno()
         self._recent.discard(number)  # many that come and go are not many that wait
         if self._epoll is not None:
-            with suppress(OSError, ValueError):  # closing it does not do that where a forked child has it, too
-                self._epoll.unregister(number)
+            try:
+                self._epoll.unregister(number)  # closing it does not do that where a forked child has it, too
+            except (OSError, ValueError):
+                pass
         if number in self._waiting:
             self._waiting.pop(number).set()
 

@@ -96,12 +96,11 @@ class Session:
         context: Context,
         hook_tasks: dict[int, Session],
         grace: float,
-        created: float,
     ) -> None:
         addr, side, dialled = connection_of
         self.addr: Final = addr
         self.side: Final = side
-        self.stats: Final = Stats(created)
+        self.stats: Final = Stats()
         self.connection: Final = Connection(addr, side, dialled, self.stats, self)
         self.base: Final = base  # as it was accepted, dialled or adopted
         self.stream: ByteStream = base  # as the handshake returned it
@@ -166,26 +165,34 @@ class Session:
         func: Callable[[], Coroutine[Any, Any, None]],
         name: object,
         origin: DisconnectOrigin = DisconnectOrigin.READING,
+        *,
+        runs_hooks: bool = True,
     ) -> TaskHandle[None]:
-        """Start a task of this connection's; an exception that leaves it ends the connection with `origin`."""
+        """Start a task of this connection's; an exception that leaves it ends the connection with `origin`.
+
+        With `runs_hooks` user code runs in it: what that calls is called from inside of the connection's hooks.
+        """
         assert self.tasks is not None
         key = object()
         self.unbegun[key] = None
         self.others += 1
-        handle = start_in(self.tasks, self._supervise(func, origin, key), name, self.context.copy())
+        handle = start_in(
+            self.tasks, self._supervise(func, origin, key, runs_hooks=runs_hooks), name, self.context.copy()
+        )
         if key in self.unbegun:  # no eager task (asyncio)
             self.unbegun[key] = handle.coro
         return handle
 
     async def _supervise(
-        self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object
+        self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object, *, runs_hooks: bool
     ) -> None:
         try:  # at once: trio raises KeyboardInterrupt anywhere
             task = 0
             try:
                 self.unbegun.pop(key, None)
-                task = get_current_task().id
-                self.hook_tasks[task] = self
+                if runs_hooks:
+                    task = get_current_task().id
+                    self.hook_tasks[task] = self
                 await func()
             finally:
                 self.hook_tasks.pop(task, None)

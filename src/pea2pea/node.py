@@ -468,10 +468,10 @@ class _Run:
 
     def _start_services(self) -> None:
         """Start what the enabled protocols need."""
-        protocols = self._shared.protocols
-        if protocols.writing is not None:
+        protocols, started = self._shared.protocols, self._started
+        if "flusher" not in started and protocols.writing is not None:
             self._start_service("flusher", self._flusher.run)
-        if protocols.reading is not None and protocols.idle_timeout is not None:
+        if "idle watch" not in started and protocols.reading is not None and protocols.idle_timeout is not None:
             self._start_service("idle watch", partial(self._watch_idle, protocols.idle_timeout))
 
     def _start_service(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -11,7 +11,7 @@ class Stats:
     """What went over the wire, of a node (all its connections ever) or of one connection. Read-only for users."""
 
     created: float = math.nan
-    """When the connection was set up, or the node entered, on the event loop's clock (`anyio.current_time`).
+    """When the connection was established, or the node entered, on the event loop's clock (`anyio.current_time`).
 
     NaN before.
     """

@@ -45,6 +45,7 @@ if sys.platform != "win32":
 
 READ_MIN, READ_MAX = 16 * 1024, 256 * 1024
 TAKE_MAX = 65_536  # what one unspecified `receive` takes, as AnyIO's streams do
+VAIN, LOOK_AGAIN = 8, 64  # so many looks for more in vain, and one only waits; after so many, one looks again
 PARTS_MAX = 512  # parts of one sendmsg, below every system's IOV_MAX
 POLL = 0.25  # seconds after which a full socket is tried again: Linux says "writable" only when a third of it is free
 
@@ -79,7 +80,10 @@ class Transport(Protocol):
     """
 
     async def resolve(self, addr: Address, /) -> Sequence[Address]:
-        """The canonical addresses that `addr` may stand for, in the order to try them; `OSError` if there is none."""
+        """The canonical addresses that `addr` may stand for, in the order to try them; `OSError` if there is none.
+
+        The time that it takes is not the dial's, unless it returns `addr` itself.
+        """
         ...
 
     async def listen(self, addr: Address, /, *, backlog: int, reuse_port: bool) -> Listener:
@@ -128,8 +132,10 @@ class TCPTransport:
         return list(dict.fromkeys(map(reachable, await self._look_up(addr))))
 
     async def _look_up(self, addr: Address) -> list[Address]:
-        if literal(addr[0]) is not None or "%" in addr[0]:  # no name has a zone
+        if "%" in addr[0]:  # no name has a zone
             sockaddr(addr)  # refuses one that there is not
+            return [canonical(addr)]
+        if literal(addr[0]) is not None:
             return [canonical(addr)]
         try:
             found = await getaddrinfo(*addr, type=socket.SOCK_STREAM)
@@ -224,11 +230,15 @@ async def _ready(wait: Callable[[socket.socket], Awaitable[None]], sock: socket.
 def _forget(sock: socket.socket) -> None:
     """Wake those who wait for a socket that is about to be closed, and close it; never raises."""
     for _ in range(2):  # if somebody else has closed it, asyncio may fail to wake the writer, and only then the reader
-        with suppress(OSError, ValueError, RuntimeError):
+        try:
             notify_closing(sock)
             break
-    with suppress(OSError):
+        except (OSError, ValueError, RuntimeError):
+            pass
+    try:
         sock.close()
+    except OSError:
+        pass
 
 
 class TCPListener:
@@ -293,14 +303,15 @@ class TCPStream(ByteStream):
     """
 
     __slots__ = (
-        "_back", "_drained", "_half_sent", "_mark", "_receiving", "_senders", "_size", "_sock", "held", "poller",
+        "_back", "_half_sent", "_mark", "_receiving", "_senders", "_short", "_size", "_sock", "_vain", "held", "poller",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_MIN
         self._back = b""  # what was put back
-        self._drained = False  # the last read has taken all there was, and to wait is cheaper than to try again
+        self._short = False  # the last read has taken all there was
+        self._vain = 0  # how many times in a row there was nothing more behind a short read
         self._mark: int = 1  # bytes from which on the kernel calls the socket readable
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
@@ -309,15 +320,18 @@ class TCPStream(ByteStream):
         """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
         self.poller: Poller | None = None
         """What may wait for the socket in place of the event loop."""
-        with suppress(OSError):  # a Unix socket has none of these
+        try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError:  # a Unix socket has none of these
+            pass
 
     def receive_nowait(self, max_bytes: int = 0) -> bytes | None:
         """What is there, b"" at the end of the stream, None if there is nothing yet; `OSError` as the system says.
 
-        Without `max_bytes` the size of a read follows what comes. Where a poller waits, after a read that has taken all
-        None is returned once without a look. Raises `BusyResourceError` while a `receive` waits.
+        Without `max_bytes` the size of a read follows what comes. After a read that has taken all there was, None may
+        be returned once without a look: where a poller waits, and where such looks found nothing lately. Raises
+        `BusyResourceError` while a `receive` waits.
         """
         if self._receiving:
             raise BusyResourceError("receiving from")
@@ -325,18 +339,23 @@ class TCPStream(ByteStream):
         if self._back:
             data, self._back = self._back[:size], self._back[size:]
             return data
-        if self._drained:
-            self._drained = False
+        looks, self._short = self._short, False
+        if looks and (self._vain >= VAIN or (self.poller is not None and self.poller.in_use)):
+            self._vain = self._vain + 1 if self._vain < LOOK_AGAIN else VAIN - 1
             return None
         try:
             data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
+            self._vain += 1
             return None
-        self._drained = 0 < len(data) < size and self.poller is not None and self.poller.in_use
+        if looks:
+            self._vain = 0
+        taken = len(data)
+        self._short = 0 < taken < size
         if not max_bytes:
-            if len(data) == size:
+            if taken == size:
                 self._size = min(size * 4, READ_MAX)
-            elif len(data) < size // 8:
+            elif taken < size // 8 and size > READ_MIN:
                 self._size = max(size // 4, READ_MIN)
         return data
 
@@ -484,13 +503,15 @@ class TCPStream(ByteStream):
 
     def _release(self, *, reset: bool) -> None:
         sock = self._sock
-        with suppress(OSError):
+        try:
             if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             if reset or _has_unread(sock):
                 _disconnect(sock)
             else:
                 sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
         if self.poller is not None:
             self.poller.forget(sock)
         _forget(sock)
@@ -542,10 +563,12 @@ _ABORTED = {
 
 
 def _has_unread(sock: socket.socket) -> bool:
-    if sys.platform != "win32":
-        with suppress(OSError):
-            return any(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
-    return False
+    if sys.platform == "win32":
+        return False
+    try:
+        return any(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+    except OSError:
+        return False
 
 
 def _disconnect(sock: socket.socket) -> None:

@@ -102,7 +102,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         if addr is not None:
             stream, _ = memory_pair()
             of = (addr, self.sides[addr], None)
-            session = Session(of, stream, self.reporter, Stats(), copy_context(), {}, grace=1.0, created=0.0)
+            session = Session(of, stream, self.reporter, Stats(), copy_context(), {}, grace=1.0)
             self.admission.establish(session)
         return addr
 

@@ -219,7 +219,7 @@ class Life:
         if current_time() < min(end.greeting_since, end.asked, self.closing) + self.grace and end.greeting_since < inf:
             # else it may have been given up
             self.fault("on_disconnect during on_connect", end)
-        if isinstance(connection.cause, RuntimeError):
+        if isinstance(connection.cause, RuntimeError) and "SystemExit" not in str(connection.cause):
             self.fault("a task of the library's was cancelled", end)
         self.world.note(self, "on_disconnect", connection, origin.name, connection.cause)
         self.say(connection)

@@ -339,7 +339,7 @@ async def test_a_decoder_that_tells_nonsense_is_a_bug_of_the_users(
     user = User(codec=cast("Any", Wrong))
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
-            await peer.send(b"x")
+            await peer.send(bytes(2048))  # it is not asked while little comes at once
             assert await peer.receive_all() == b""
         await wait_until(lambda: user.origins == [DisconnectOrigin.READING])
     assert [type(error) for error in told_errors(caplog)] == [TypeError]

@@ -35,6 +35,7 @@ from ..transport import READ_MAX, TAKE_MAX
 M = TypeVar("M")
 
 SLICE = 0.001  # seconds of work before the event loop gets its turn
+BULK = 1024  # bytes of a chunk that tell of large frames
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
 _END = object()
 
@@ -115,7 +116,7 @@ class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_ahead", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace", "_passed_on",
+        "_ahead", "_asks", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace", "_passed_on",
         "_process", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until",
         "_waiting_to_read", "quiet_since",
     )  # fmt: skip
@@ -129,6 +130,7 @@ class Reader(Generic[M]):
         self._process = reading.process_message
         self._busy = False  # one reader processes
         self._passed_on = False  # ... and the other one has the right to read
+        self._asks = False  # frames are so large, or come in such pieces, that the decoder is asked what it lacks
         self._in_hand = 0  # bytes of the chunk in which the decoder may have more messages
         self._ahead = 0  # bytes of the chunk that was read behind it
         self._saw_end = False  # the end of the stream was read
@@ -142,21 +144,17 @@ class Reader(Generic[M]):
         self._until = _clock.now() + SLICE  # when the event loop should get its turn
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next
-        self.quiet_since: float = current_time()
+        self.quiet_since: float = session.stats.created
         """Since when there has been no complete message and no busy handler."""
 
-    async def run(self, scope: CancelScope) -> None:
-        """Read until the connection ends; when this returns, nobody reads or processes any more."""
-        self._scope = scope
-        try:
-            await self._take_turns()
-        finally:
-            if self._second is not None:
-                self._second.cancel()
-                if self._second_began:
-                    with CancelScope(shield=True):
-                        await self._second.wait()
-            self._report_rest()
+    async def stop(self) -> None:
+        """Come after `run`: when this returns, nobody reads or processes any more."""
+        if self._second is not None:
+            self._second.cancel()
+            if self._second_began:
+                with CancelScope(shield=True):
+                    await self._second.wait()
+        self._report_rest()
 
     def _report_rest(self) -> None:
         """Count what was received and not processed; report it unless this node wanted the end."""
@@ -176,7 +174,7 @@ class Reader(Generic[M]):
         """Be the other reader, which leaves after the first."""
         self._second_began = True
         try:
-            await self._take_turns()
+            await self.run(self._scope)
         finally:
             self._leave()  # if it was cancelled from outside, the first does not go on alone
 
@@ -194,11 +192,17 @@ class Reader(Generic[M]):
         if self._scope is not None:
             self._scope.cancel()
 
-    async def _take_turns(self) -> None:
-        scope = self._scope
+    async def run(self, scope: CancelScope | None) -> None:
+        """Read until the connection ends, within `scope`."""
         assert scope is not None
+        self._scope = scope
         while True:
-            fresh, ended = await self._next_chunk()
+            fresh: bytes | None
+            if self._backlog is None:
+                fresh = await self._receive()
+                ended = not fresh
+            else:
+                fresh, ended = await self._next_chunk(self._backlog)
             if self._busy:
                 self._turn = Event()
                 await self._turn.wait()
@@ -227,13 +231,13 @@ class Reader(Generic[M]):
                     self._turn.set()
                 await event.wait()
 
-    async def _next_chunk(self) -> tuple[bytes | None, bool]:
-        """Return what is to be decoded next, and whether it is the end of the stream.
+    async def _next_chunk(self, backlog: Backlog[M]) -> tuple[bytes | None, bool]:
+        """Return, under `drop_beyond`, what is to be decoded next, and whether it is the end of the stream.
 
-        None in place of bytes: process what waits. Under `drop_beyond` that is what comes while a handler is busy.
+        None in place of bytes: process what waits, which is what came while a handler was busy.
         """
-        backlog, ended = self._backlog, False
-        while backlog is not None and self._busy:
+        ended = False
+        while self._busy:
             messages = islice(self._messages, READ_MAX)  # a chunk has no more, unless the decoder never ends
             while not backlog.fill(messages):
                 await checkpoint()
@@ -268,7 +272,8 @@ class Reader(Generic[M]):
                 data = await session.stream.receive(TAKE_MAX)
             else:
                 while (data := direct.receive_nowait()) is None:
-                    direct.expect(self._missing())
+                    if self._asks:
+                        direct.expect(self._missing())
                     await direct.readable()
                     self._restart_slice()
         except EndOfStream:
@@ -283,9 +288,10 @@ class Reader(Generic[M]):
         if not data:
             self._saw_end = True
             self.drain()
-        self._ahead = len(data)
-        session.stats.bytes_received += len(data)
-        session.totals.bytes_received += len(data)
+        self._ahead = size = len(data)
+        self._asks = self._asks or size >= BULK
+        session.stats.bytes_received += size
+        session.totals.bytes_received += size
         return data
 
     def _missing(self) -> int:
@@ -299,8 +305,7 @@ class Reader(Generic[M]):
     async def _process_some(self, data: bytes | None) -> bool:
         """Decode `data`, if any, and process what is there; True: there is more, but the event loop has its turn."""
         session, process, source = self._session, self._process, self._session.connection
-        count = 0
-        self._stop = self._pace if session.state is State.OPEN else 0
+        count, self._stop = 0, self._pace if session.state is State.OPEN else 0
         looked, messages = _clock.now(), self._messages
         try:
             if data is not None:
@@ -332,6 +337,7 @@ class Reader(Generic[M]):
         finally:
             session.stats.messages_received += count
             session.totals.messages_received += count
+            self._asks |= not count
             if count:
                 self.quiet_since = current_time()
         if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
