@@ -67,7 +67,7 @@ MUTANTS = {
     "names of a loop are kept": Mutant(Mirror.forget, "if session.endpoints is not None", "if False"),
     # turns of reading
     "no turns of processing": Mutant(Reader.run, "await self._turn.wait()", "pass"),
-    "the second reader stays": Mutant(Reader.run, "if self._second_began:", "if False:"),
+    "the second reader stays": Mutant(Reader.stop, "if self._second_began:", "if False:"),
     "messages are miscounted": Mutant(
         Reader._process_some, "totals.messages_received += count", "totals.messages_received += bool(count)"
     ),
