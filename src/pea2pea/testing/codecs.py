@@ -15,6 +15,8 @@ from itertools import accumulate, chain, islice, pairwise, product
 from math import inf
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
+from typing_extensions import TypedDict, Unpack
+
 from ..codecs import Chunk, Codec, Decoder, Encoder
 from ..errors import FrameError
 
@@ -45,30 +47,24 @@ class Strategy(Protocol[M_co]):
         ...
 
 
+class _Options(TypedDict, Generic[M], total=False):
+    strategy: Strategy[M] | None
+    max_length: int | None
+    bytes_like: bool
+    derive: bool
+    join: Callable[[list[M]], object] | None
+    reseal: Callable[[bytes], bytes] | None
+
+
 @overload
-def check_codec(
-    make_codec: Callable[[], Codec[M]],
-    messages: Iterable[M],
-    *,
-    strategy: Strategy[M] | None = None,
-    max_length: int | None = None,
-    bytes_like: bool = False,
-    derive: bool = True,
-    join: Callable[[list[M]], object] | None = None,
-    reseal: Callable[[bytes], bytes] | None = None,
-) -> None: ...
+def check_codec(make_codec: Callable[[], Codec[M]], messages: Iterable[M], **options: Unpack[_Options[M]]) -> None: ...
 @overload
 def check_codec(
     make_codec: Callable[[], Decoder[M]],
     messages: Iterable[M],
     *,
     make_encoder: Callable[[], Encoder[M]],
-    strategy: Strategy[M] | None = None,
-    max_length: int | None = None,
-    bytes_like: bool = False,
-    derive: bool = True,
-    join: Callable[[list[M]], object] | None = None,
-    reseal: Callable[[bytes], bytes] | None = None,
+    **options: Unpack[_Options[M]],
 ) -> None: ...
 def check_codec(
     make_codec: Callable[[], Decoder[M]],
