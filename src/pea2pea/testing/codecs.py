@@ -117,8 +117,7 @@ def check_codec(
     encoder = cast("Callable[[], Encoder[M]]", make_codec) if make_encoder is None else make_encoder
     for make in (make_codec, encoder):
         if not callable(make):
-            fault = "make_codec and make_encoder make a new one at each call"
-            raise TypeError(f"{fault}: pass a class or a function, not {make!r}")
+            raise TypeError(f"it has to make a new one at each call: pass a class or a function, not {make!r}")
     given = list(messages)
     if not given:
         raise ValueError("check_codec needs at least one message")
@@ -171,8 +170,7 @@ class _Kit(Generic[M]):
                 returned.append(frame if isinstance(frame, tuple) else (frame,))
                 frames.append(b"".join(returned[-1]))
             except Exception as error:  # noqa: BLE001  # whatever it is
-                refused = f"encode refuses {_SHORTENED.repr(message)}, or makes no frame of it: {error!r}"
-                _fail(refused, error)
+                _fail(f"encode refuses {_SHORTENED.repr(message)}, or makes no frame of it: {error!r}", error)
             if before not in (None, repr(message)):
                 _fail("encode changes the message it is given", before=before, after=message)
         if list(map(b"".join, returned)) != frames:

@@ -394,9 +394,8 @@ class Host:
         is_taken = any((other.local, other.remote) == (sock.local, sock.remote) for other in self.sockets if local_addr)
         _refuse(is_taken, errno.EADDRNOTAVAIL, what)
         sock.is_connecting = True
-        if self._is_void():
-            sock.is_void = True
-        else:
+        sock.is_void = self._is_void()
+        if not sock.is_void:
             self.open(sock)
         try:
             await checkpoint()
@@ -507,7 +506,6 @@ class _End:
         self.is_closed = self.is_connecting = False
         self.low_mark = 1  # bytes from which on it is readable
         self.is_void = False  # the program was killed, or the host has crashed
-        self._is_orphan = False  # it belongs to no program any more
         self._is_dead = False  # a reset has come or gone
         self.inbox, self.out = bytearray(), bytearray()
         self.unsettled: int = 0  # bytes in the send buffer, sent or not; the end counts as one
@@ -525,9 +523,8 @@ class _End:
 
     def abandon(self, *, reset: bool = False) -> None:
         """Its program has gone: what that had sent is still sent, unless there is a reset."""
-        if self._is_orphan or self.boot != self.host.boot:
+        if self.boot != self.host.boot:
             return
-        self._is_orphan = True
         if not (self._is_dead or self.is_connecting) and self.peer is not self:
             (self.give_up if reset or self.inbox else self.end)()
         self.inbox.clear()
@@ -630,7 +627,7 @@ class _End:
 
     def take(self, item: bytes) -> bool:
         """Something has come from the peer; False if it is of no use any more, which the answer says."""
-        if not self.is_up or (self._is_orphan and item):
+        if not self.is_up or (item and (self.is_closed or self.is_void)):
             self.give_up()
             return False
         self.inbox += item
@@ -673,7 +670,7 @@ class _End:
 
     def send_syn(self, tries: int = 0) -> None:
         """Ask for a connection, again and again, until there is an answer."""
-        if not self.is_connecting or self._is_orphan or not self.is_up or self.is_void:
+        if not self.is_connecting or not self.is_up or self.is_closed or self.is_void:
             return
         if tries > SYN_RETRIES:
             self._fail(errno.ETIMEDOUT)
@@ -704,10 +701,10 @@ class _End:
     def _be_answered(self, accepted: bool) -> None:
         if self.boot == self.host.boot and self.is_connecting:
             self.is_connecting = False
-            if self._is_orphan and accepted:
-                self.give_up()
-            elif not accepted:
+            if not accepted:
                 self._fail(errno.ECONNREFUSED)
+            elif self.is_closed or self.is_void:
+                self.give_up()
             self.wake()
 
     def __repr__(self) -> str:
@@ -776,7 +773,8 @@ class _Socket(_End):
             self.is_closed = True
             self.host.sockets.pop(self, None)
             self.wake()
-            self.abandon(reset=reset)
+            if not self.is_void:  # else that was done when the program was killed
+                self.abandon(reset=reset)
 
     def fileno(self) -> int:
         """No descriptor; below 0 once it is closed."""
