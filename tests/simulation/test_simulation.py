@@ -133,6 +133,18 @@ def test_until_says_what_was_waited_for(backend: str) -> None:
 
 
 @BACKENDS
+def test_until_refuses_an_async_predicate(backend: str) -> None:
+    async def never() -> bool:
+        return False
+
+    async def scenario(sim: Simulation) -> None:
+        await sim.until(never, within=1)
+
+    with pytest.raises(TypeError, match=r"plain function, not async: .*never"):
+        simulate(scenario, backend=backend)
+
+
+@BACKENDS
 def test_what_a_program_raises_comes_out(backend: str) -> None:
     async def program() -> NoReturn:
         await anyio.sleep(1)

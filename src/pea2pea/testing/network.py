@@ -420,8 +420,7 @@ class Host:
         return ip, port
 
     def _is_void(self) -> bool:
-        life = program_life.get()
-        return not self.is_up or (life is not None and life != self.life)
+        return not self.is_up or program_life.get() not in (None, self.life)
 
     def open(self, sock: _Socket) -> None:
         """Give the program one socket more, if it may have that."""
@@ -593,8 +592,7 @@ class _End:
 
     def deliver(self, target: Host, func: Callable[..., object], *args: object) -> None:
         """Call `func` when the last segment arrives, unless what comes from here is held back then."""
-        network = self.network
-        network.call_at(max(self.last, network.now()), network.arrive, self.host, target, func, *args)
+        self.network.call_at(max(self.last, self.network.now()), self.network.arrive, self.host, target, func, *args)
 
     def _arrive(self, item: bytes, is_lost: bool = False) -> None:
         if self._lost or is_lost or not self._hand_over(item):

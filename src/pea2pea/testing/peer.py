@@ -165,5 +165,4 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
             await self.send(*reply(message))
 
     def __repr__(self) -> str:
-        state = "ended" if self._has_ended else "connected"
-        return f"<ScriptedPeer, {state}, {len(self.received)} messages received>"
+        return f"<ScriptedPeer, {'ended' if self._has_ended else 'connected'}, {len(self.received)} messages received>"

@@ -166,8 +166,8 @@ class Simulation:
     async def until(self, predicate: Callable[[], object], *, within: float) -> None:
         """Wait until `predicate()` is true, for `within` virtual seconds at the most; then `TimeoutError`.
 
-        The error says what was waited for, when that was, and what happened last. Cancelling it only stops the
-        waiting.
+        The error says what was waited for, when that was, and what happened last. `TypeError` if the predicate is
+        async. Cancelling it only stops the waiting.
         """
         if not await _comes_true(predicate, within, repeat(POLL)):
             what, latest = _described(predicate), self.lines[-1] if self.lines else "nothing"
@@ -310,11 +310,7 @@ class _Time:
         self.sim = sim
         self._turns = 0  # of the event loop in this moment
         self._stall, self._stalls = stall, Random(f"stalls {sim.seed}")  # noqa: S311  # no secret
-        sim.network.now = self.read
-
-    def read(self) -> float:
-        """The event loop's clock, and the network's."""
-        return self.now
+        sim.network.now = lambda: self.now
 
     def look(self) -> float:
         """The library's clock, at which a look may take a while."""
