@@ -30,6 +30,7 @@ class Poller:
         self.start: Callable[[], object] = lambda: None
         self._epoll: select.epoll | None = None  # while the task runs
         self._waiting: dict[int, Event] = {}  # by descriptor
+        self._make_event: Callable[[], Event] = Event
         self._recent: set[int] = set()  # who has waited lately,
         self._waits = 0  # ... and how often that was
         self.in_use: bool = False
@@ -60,7 +61,7 @@ class Poller:
             epoll.modify(number, _ONCE)  # which tells at once if there is something already
         except FileNotFoundError:
             epoll.register(number, _ONCE)
-        self._waiting[number] = event = Event()
+        self._waiting[number] = event = self._make_event()
         try:
             await event.wait()
         finally:
@@ -84,6 +85,7 @@ class Poller:
     async def run(self) -> None:
         """Be the task."""
         try:
+            self._make_event = type(Event())  # of the event loop at hand, which `Event` itself looks up each time
             epoll = self._epoll = select.epoll()
             await checkpoint()  # who waited for a descriptor of the same number, just closed, must have let go of it
             while True:

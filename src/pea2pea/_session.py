@@ -82,9 +82,9 @@ class Session:
     """The state of one connection, and its tasks."""
 
     __slots__ = (
-        "_closed", "addr", "base", "broken", "connection", "context", "deadline", "endpoints", "grace", "hook_tasks",
-        "others", "reader", "released", "report", "reset", "scope", "side", "state", "stats", "stream", "tasks",
-        "totals", "unbegun", "writer",
+        "_closed", "addr", "attention", "base", "broken", "connection", "context", "deadline", "endpoints", "grace",
+        "hook_tasks", "others", "reader", "released", "report", "reset", "scope", "side", "state", "stats", "stream",
+        "tasks", "totals", "unbegun", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +116,7 @@ class Session:
         self.scope: CancelScope | None = None  # around the phase that its own task is in
         self.deadline: float = math.inf  # when an orderly end gives up
         self.broken: bool = False  # nothing more can, or shall, be sent
+        self.attention: bool = False  # what has happened may have cancelled `scope`, which takes longer to look up
         self.reset: bool = False  # what the kernel still holds for the peer shall be thrown away
         self.endpoints: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
         self.unbegun: dict[object, Coroutine[Any, Any, None] | None] = {}  # of tasks that are to begin
@@ -221,6 +222,7 @@ class Session:
                     self.tighten_deadline(current_time() + self.grace)
             return False
         connection.origin = origin
+        self.attention = True
         if origin in (DisconnectOrigin.READING, DisconnectOrigin.WRITING):
             connection.cause = cause and strip_error(cause)
         self.broken = broken
@@ -236,7 +238,7 @@ class Session:
 
     def abort(self) -> None:
         """Fail what is queued, close the socket, and cut short whatever the end is waiting for, but no hook."""
-        self.broken = self.reset = True
+        self.broken = self.reset = self.attention = True
         if self.writer is not None:
             self.writer.give_up()
         if isinstance(self.base, TCPStream):

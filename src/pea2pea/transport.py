@@ -330,8 +330,8 @@ class TCPStream(ByteStream):
         """What is there, b"" at the end of the stream, None if there is nothing yet; `OSError` as the system says.
 
         Without `max_bytes` the size of a read follows what comes. After a read that has taken all there was, None may
-        be returned once without a look: where a poller waits, and where such looks found nothing lately. Raises
-        `BusyResourceError` while a `receive` waits.
+        be returned once without a look, where such looks found nothing lately. Raises `BusyResourceError` while a
+        `receive` waits.
         """
         if self._receiving:
             raise BusyResourceError("receiving from")
@@ -340,7 +340,7 @@ class TCPStream(ByteStream):
             data, self._back = self._back[:size], self._back[size:]
             return data
         looks, self._short = self._short, False
-        if looks and (self._vain >= VAIN or (self.poller is not None and self.poller.in_use)):
+        if looks and self._vain >= VAIN:
             self._vain = self._vain + 1 if self._vain < LOOK_AGAIN else VAIN - 1
             return None
         try:

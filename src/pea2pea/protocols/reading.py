@@ -189,13 +189,14 @@ class Reader(Generic[M]):
         self._stop = 0
 
     def _leave(self) -> None:
+        self._session.attention = True
         if self._scope is not None:
             self._scope.cancel()
 
     async def run(self, scope: CancelScope | None) -> None:
         """Read until the connection ends, within `scope`."""
         assert scope is not None
-        self._scope = scope
+        self._scope, session = scope, self._session
         while True:
             fresh: bytes | None
             if self._backlog is None:
@@ -207,12 +208,12 @@ class Reader(Generic[M]):
                 self._turn = Event()
                 await self._turn.wait()
                 self._turn = None
-            if scope.cancel_called:  # what was read when the end had begun is not processed
+            if session.attention and scope.cancel_called:  # what was read when the end had begun is not processed
                 await Event().wait()  # until it is cancelled
             self._busy = True
             self._passed_on = False
             while await run_in(
-                self._session.context, partial(self._process_some, fresh), self._pass_read_right, self._restart_slice
+                session.context, partial(self._process_some, fresh), self._pass_read_right, self._restart_slice
             ):
                 fresh = None
                 await checkpoint()
@@ -223,7 +224,7 @@ class Reader(Generic[M]):
                 if self._second is None:
                     return
                 self._leave()
-            if scope.cancel_called:
+            if session.attention and scope.cancel_called:
                 await Event().wait()  # until it is cancelled
             if self._passed_on:
                 self._waiting_to_read = event = Event()
@@ -275,7 +276,7 @@ class Reader(Generic[M]):
                     if self._asks:
                         direct.expect(self._missing())
                     await direct.readable()
-                    self._restart_slice()
+                    self._until = _clock.now() + SLICE
         except EndOfStream:
             data = b""
         except Exception as error:  # noqa: BLE001  # whatever a stream raises: it is lost
