@@ -64,13 +64,13 @@ class Shared:
 class Attempt:
     """A connection that is being set up, and the caller that waits for it."""
 
-    __slots__ = ("coro", "done", "error", "over", "session", "task")
+    __slots__ = ("begun", "coro", "done", "error", "over", "session")
 
     def __init__(self, session: Session, done: Event | None) -> None:
         self.session = session
         self.done = done  # for the caller; None: a peer has dialled
         self.error: Exception | None = None
-        self.task = 0  # the id of its task, once that runs
+        self.begun = False  # its task runs
         self.over = False  # its task only waits for those of the connection, which are cancelled
         self.coro: Coroutine[Any, Any, None] | None = None  # of its task
 
@@ -227,15 +227,16 @@ class Connector:
         self._attempts[attempt] = None
         name = f"pea2pea {self._shared.report.node} {show(session.addr)}"
         coro = start_in(self._tasks, self._run(attempt), name, session.context).coro
-        if not attempt.task:
+        if not attempt.begun:  # no eager task (asyncio)
             attempt.coro = coro
 
     async def _run(self, attempt: Attempt) -> None:
         """Be the connection's task: whatever happens in it, the socket is closed and the slot released."""
         try:  # at once: trio raises KeyboardInterrupt anywhere
-            attempt.task, attempt.coro = get_current_task().id, None
+            attempt.begun, attempt.coro = True, None
             session = attempt.session
-            self._shared.hook_tasks[attempt.task] = session
+            if not isinstance(session.base, TCPStream):  # a user's
+                session.runs_user_code()
             async with create_task_group() as tasks:
                 tasks.cancel_scope.shield = True  # what cancels the other connections does not reach this one
                 session.tasks = tasks
@@ -256,7 +257,7 @@ class Connector:
                 del met
         finally:
             try:
-                self._shared.hook_tasks.pop(attempt.task, None)
+                self._shared.hook_tasks.pop(attempt.session.task, None)
                 if not isinstance(attempt.session.base, TCPStream):
                     await close_stream(attempt.session.base, self._shared.report, reset=attempt.session.reset)
             finally:
@@ -279,6 +280,8 @@ class Connector:
         try:
             if handshake is not None:
                 session.stream = await run_handshake(session, *handshake)
+                if session.stream is not session.base:
+                    session.direct = None
         except Exception as failure:  # noqa: BLE001  # for the caller
             attempt.fail(failure)
         if attempt.error is not None:
@@ -338,10 +341,10 @@ class Connector:
 
     async def drop_lost(self) -> bool:
         """Finish what a task was to run that was cancelled before it began (asyncio); return whether there was any."""
-        suspects = [attempt for attempt in self._attempts if not attempt.task]
+        suspects = [attempt for attempt in self._attempts if not attempt.begun]
         for _ in range(3):
             await cancel_shielded_checkpoint()
-        lost = [attempt for attempt in suspects if not attempt.task and attempt in self._attempts]
+        lost = [attempt for attempt in suspects if not attempt.begun and attempt in self._attempts]
         for attempt in lost:
             await self._finish_lost(attempt)
         return bool(lost)

@@ -132,7 +132,8 @@ class Dialler:
     async def _dial(self, addr: Address, caller: Caller, local_addr: Address | None, limit: _Limit) -> ByteStream:
         """Dial one address, with a slot reserved for it."""
         transport = self._shared.transport
-        await self._wait_for_ending(addr, caller, limit)
+        if addr in self._shared.admission.established:
+            await self._wait_for_ending(addr, caller, limit)
         self._refuse_self(addr)
         self._connector.reserve(addr, caller)
         try:

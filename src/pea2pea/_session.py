@@ -82,9 +82,9 @@ class Session:
     """The state of one connection, and its tasks."""
 
     __slots__ = (
-        "_closed", "addr", "attention", "base", "broken", "connection", "context", "deadline", "endpoints", "grace",
-        "hook_tasks", "others", "reader", "released", "report", "reset", "scope", "side", "state", "stats", "stream",
-        "tasks", "totals", "unbegun", "writer",
+        "_closed", "addr", "attention", "base", "broken", "connection", "context", "deadline", "direct", "endpoints",
+        "grace", "hook_tasks", "others", "reader", "released", "report", "reset", "scope", "side", "state", "stats",
+        "stream", "task", "tasks", "totals", "unbegun", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +104,7 @@ class Session:
         self.connection: Final = Connection(addr, side, dialled, self.stats, self)
         self.base: Final = base  # as it was accepted, dialled or adopted
         self.stream: ByteStream = base  # as the handshake returned it
+        self.direct: TCPStream | None = base if isinstance(base, TCPStream) else None  # ... if that is the bare socket
         self.report: Final = report
         self.totals: Final = totals  # of the node
         self.context: Final = context  # in which all user code for this connection runs
@@ -111,6 +112,7 @@ class Session:
         self.grace: Final = grace
         self.state: State = State.OPENING
         self.tasks: TaskGroup | None = None
+        self.task: int = 0  # the id of its own task, once that runs user code
         self.reader: ReaderOfSession | None = None
         self.writer: WriterOfSession | None = None
         self.scope: CancelScope | None = None  # around the phase that its own task is in
@@ -137,16 +139,20 @@ class Session:
         self.report.debug(what, self.addr)
 
     @property
-    def direct(self) -> TCPStream | None:
-        """The socket's stream, if nothing wraps it."""
-        return self.stream if self.stream is self.base and isinstance(self.stream, TCPStream) else None
-
-    @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The typed attributes of the stream that the handshake returned."""
         return getattr(self.stream, "extra_attributes", {})
 
     # Its tasks
+
+    def runs_user_code(self) -> None:
+        """Note that its own task, which is the current one, runs user code from now on: hooks, or a user's stream.
+
+        It is not noted before, since looking up a task's id takes a while.
+        """
+        if not self.task:
+            self.task = get_current_task().id
+            self.hook_tasks[self.task] = self
 
     def start_soon(
         self, func: Callable[[Unpack[Ts]], Awaitable[object]], *args: Unpack[Ts], name: object = None

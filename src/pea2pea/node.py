@@ -43,7 +43,7 @@ from .errors import NodeClosedError, NodeError
 from .protocols.handshake import Handshake
 from .protocols.on_connect import OnConnect
 from .protocols.on_disconnect import OnDisconnect
-from .protocols.reading import Reader, Reading
+from .protocols.reading import CoarseClock, Reader, Reading
 from .protocols.writing import Flusher, Outbox, Writer, Writing
 from .stats import Heuristics, Stats
 from .transport import TCPTransport, Transport, default_transport, is_stream
@@ -145,8 +145,11 @@ class Node(anyio.AsyncContextManagerMixin):
         _check_enabling("reading", self._protocols.reading, reading, "decoder", "process_message")
         at_least_one("drop_beyond", drop_beyond, or_none=True)
         seconds("idle_timeout", idle_timeout, or_none=True)
-        self._protocols.idle_timeout = idle_timeout
-        self._protocols.reading = lambda session: Reader(session, reading, drop_beyond)
+        clock = None
+        if idle_timeout is not None:
+            clock = CoarseClock()
+            self._protocols.idle = idle_timeout, clock
+        self._protocols.reading = lambda session: Reader(session, reading, drop_beyond, clock)
 
     def enable_writing(
         self,
@@ -471,8 +474,8 @@ class _Run:
         protocols, started = self._shared.protocols, self._started
         if "flusher" not in started and protocols.writing is not None:
             self._start_service("flusher", self._flusher.run)
-        if "idle watch" not in started and protocols.reading is not None and protocols.idle_timeout is not None:
-            self._start_service("idle watch", partial(self._watch_idle, protocols.idle_timeout))
+        if "idle watch" not in started and protocols.idle is not None:
+            self._start_service("idle watch", partial(self._watch_idle, *protocols.idle))
 
     def _start_service(self, name: str, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if name not in self._started:
@@ -492,20 +495,27 @@ class _Run:
         task, context = f"pea2pea {name} {self._report.node}", self._shared.context.copy()
         self.services.start(keep_running, task, context, lambda: self._run_service(name, func))
 
-    async def _watch_idle(self, timeout: float) -> None:
-        """End the connections on which nothing complete has come for too long."""
-        while True:
-            due = self._end_idle(timeout)
-            await anyio.sleep(max(due - current_time(), timeout / 64))
+    async def _watch_idle(self, timeout: float, clock: CoarseClock) -> None:
+        """End the connections on which nothing complete has come for too long.
 
-    def _end_idle(self, timeout: float) -> float:
+        It ticks only while messages come: silent connections cost one timer.
+        """
+        tick = timeout / 128
+        while True:
+            clock.fresh, clock.wanted = False, Event()
+            due = self._end_idle(timeout, tick)
+            with anyio.move_on_after(max(due - current_time(), tick)):
+                await clock.wanted.wait()
+                await anyio.sleep(tick)
+
+    def _end_idle(self, timeout: float, tick: float) -> float:
         """End those that are due; return when the next one will be."""
         now = current_time()
         earliest = now + timeout
         for session in list(self._shared.admission.established.values()):
             if session.reader is None or session.state is not State.OPEN:
                 continue
-            due = session.reader.quiet_since + timeout
+            due = session.reader.quiet_since + timeout + tick
             if due <= now:
                 self._report.heuristics.idle_timeouts += 1
                 self._report.info("a peer was silent for too long", session.addr)

@@ -129,7 +129,8 @@ class TCPTransport:
 
         The unspecified address ("0.0.0.0", "::", and what the system takes for it) is loopback, as it is when dialled.
         """
-        return list(dict.fromkeys(map(reachable, await self._look_up(addr))))
+        found = await self._look_up(addr)
+        return [reachable(found[0])] if len(found) == 1 else list(dict.fromkeys(map(reachable, found)))
 
     async def _look_up(self, addr: Address) -> list[Address]:
         if "%" in addr[0]:  # no name has a zone

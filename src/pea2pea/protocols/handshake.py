@@ -51,6 +51,7 @@ class Handshake(Protocol):
 async def run_handshake(session: Session, handshake: Handshake, timeout: float) -> ByteStream:
     """Run the handshake of one connection; raise `HandshakeError` if it fails."""
     stream: object = None
+    session.runs_user_code()
     scope = CancelScope(deadline=current_time() + timeout)
     try:
         with scope:

@@ -28,6 +28,7 @@ async def run_on_disconnect(session: Session, hook: OnDisconnect, timeout: float
     place, connection, call = "on_disconnect", session.connection, session.report.call
     origin = connection.origin
     assert origin is not None
+    session.runs_user_code()
     with session.begin_phase(timeout) as scope:
         run = lambda: call(place, hook.on_disconnect, connection, origin, peer=session.addr)  # noqa: E731
         await run_in(session.context, run)

@@ -112,22 +112,46 @@ class Backlog(Generic[M]):
                 return
 
 
+class CoarseClock:
+    """The event loop's time, looked up once a tick, since that takes a microsecond: whoever ticks resets `fresh`."""
+
+    __slots__ = ("fresh", "now", "wanted")
+
+    def __init__(self) -> None:
+        self.now: float = math.nan
+        self.fresh: bool = False
+        """Whether `now` is of this tick."""
+        self.wanted: Event | None = None
+        """Set when somebody looks for the first time in a tick."""
+
+    def look(self) -> float:
+        """The time, at most a tick ago."""
+        if not self.fresh:
+            self.now, self.fresh = current_time(), True
+            if self.wanted is not None:
+                self.wanted.set()
+        return self.now
+
+
 class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_ahead", "_asks", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace", "_passed_on",
-        "_process", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn", "_until",
-        "_waiting_to_read", "quiet_since",
+        "_ahead", "_asks", "_backlog", "_busy", "_clock", "_decoder", "_direct", "_in_hand", "_messages", "_pace",
+        "_passed_on", "_process", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn",
+        "_until", "_waiting_to_read", "quiet_since",
     )  # fmt: skip
 
-    def __init__(self, session: Session, reading: Reading[M], drop_beyond: int | None) -> None:
+    def __init__(
+        self, session: Session, reading: Reading[M], drop_beyond: int | None, clock: CoarseClock | None
+    ) -> None:
         decoder = reading.decoder(session.connection)
         needs("decoder must return", decoder, "decode")
         self._session = session
         self._direct = session.direct
         self._decoder = decoder
         self._process = reading.process_message
+        self._clock = clock  # None: a peer may be silent for ever
         self._busy = False  # one reader processes
         self._passed_on = False  # ... and the other one has the right to read
         self._asks = False  # frames are so large, or come in such pieces, that the decoder is asked what it lacks
@@ -145,7 +169,7 @@ class Reader(Generic[M]):
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next
         self.quiet_since: float = session.stats.created
-        """Since when there has been no complete message and no busy handler."""
+        """Since when there has been no complete message and no busy handler, as exact as the clock is."""
 
     async def stop(self) -> None:
         """Come after `run`: when this returns, nobody reads or processes any more."""
@@ -210,6 +234,8 @@ class Reader(Generic[M]):
                 self._turn = None
             if session.attention and scope.cancel_called:  # what was read when the end had begun is not processed
                 await Event().wait()  # until it is cancelled
+            if not session.task:
+                session.runs_user_code()
             self._busy = True
             self._passed_on = False
             while await run_in(
@@ -339,8 +365,8 @@ class Reader(Generic[M]):
             session.stats.messages_received += count
             session.totals.messages_received += count
             self._asks |= not count
-            if count:
-                self.quiet_since = current_time()
+            if count and (clock := self._clock) is not None:
+                self.quiet_since = clock.now if clock.fresh else clock.look()
         if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
             self._in_hand = 0
         return False
