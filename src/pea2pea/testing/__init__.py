@@ -35,16 +35,6 @@ from .peer import ScriptedPeer
 from .simulation import Simulation, simulate, wait_until
 
 __all__ = [
-    "Held",
-    "Host",
-    "Link",
-    "Network",
-    "Packet",
-    "ScriptedPeer",
-    "Simulation",
-    "Strategy",
-    "Verdict",
-    "check_codec",
-    "simulate",
-    "wait_until",
-]
+    "Held", "Host", "Link", "Network", "Packet", "ScriptedPeer", "Simulation", "Strategy", "Verdict", "check_codec",
+    "simulate", "wait_until",
+]  # fmt: skip

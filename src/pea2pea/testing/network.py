@@ -25,7 +25,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
 from heapq import heappop, heappush
-from itertools import count, islice
+from itertools import count, islice, permutations, product
 from random import Random
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
@@ -170,7 +170,7 @@ class Network:
         self.random: Final = Random(f"network {seed}")  # noqa: S311  # no secret
         # a simulation replaces these
         self.log: Callable[..., None] = lambda *_: None
-        self.now: Callable[[], float] = self._now
+        self.now: Callable[[], float] = lambda: min(current_time(), self._moment)
         self.catch_up: Callable[[], None] = self.run_due
         self.wait: Callable[[Event], Awaitable[object]] = self._wait
         self._moment = math.inf  # of the event that is being run, perhaps later than it was due
@@ -196,8 +196,7 @@ class Network:
         """Let nothing pass between these groups of hosts any more; a host in none of them is not affected."""
         members = [[host.ip for host in group] for group in groups]
         self.note("network", "partition", members)
-        for group in members:
-            self._cut.update((a, b) for a in group for other in members if other is not group for b in other)
+        self._cut.update(pair for two in permutations(members, 2) for pair in product(*two))
 
     def cut(self, a: Host, b: Host) -> None:
         """Let nothing pass from `a` to `b` any more; what `b` sends still reaches `a`."""
@@ -257,9 +256,6 @@ class Network:
     def call_later(self, seconds: float, func: Callable[..., object], *args: object) -> None:
         """Make this call after so many seconds."""
         self.call_at(self.now() + seconds, func, *args)
-
-    def _now(self) -> float:
-        return min(current_time(), self._moment)
 
     @property
     def next_event(self) -> float:
@@ -388,9 +384,8 @@ class Host:
         ip, port = self._bind(canonical(local_addr or (own, 0)), "dial from", reuse_port=True)
         sock = _Socket(self, (own if ip in ANY else ip, port), canonical(addr))
         what = f"connecting to {show(addr)} failed"
-        _refuse(
-            local_addr and (":" in ip) != (":" in addr[0]), errno.EAFNOSUPPORT, f"cannot dial from {show((ip, port))}"
-        )
+        is_mixed = local_addr and (":" in ip) != (":" in addr[0])
+        _refuse(is_mixed, errno.EAFNOSUPPORT, f"cannot dial from {show((ip, port))}")
         is_taken = any((other.local, other.remote) == (sock.local, sock.remote) for other in self.sockets if local_addr)
         _refuse(is_taken, errno.EADDRNOTAVAIL, what)
         sock.is_connecting = True
@@ -522,11 +517,10 @@ class _End:
 
     def abandon(self, *, reset: bool = False) -> None:
         """Its program has gone: what that had sent is still sent, unless there is a reset."""
-        if self.boot != self.host.boot:
-            return
-        if not (self._is_dead or self.is_connecting) and self.peer is not self:
-            (self.give_up if reset or self.inbox else self.end)()
-        self.inbox.clear()
+        if self.boot == self.host.boot:
+            if not self._is_dead and not self.is_connecting:
+                (self.give_up if reset or self.inbox else self.end)()
+            self.inbox.clear()
 
     def end(self) -> None:
         """Send the end behind all that is to be sent."""
@@ -550,13 +544,12 @@ class _End:
 
     def push(self) -> None:
         """Send what the peer has room for, and the end behind it."""
-        if not self.is_up or self.peer is self:
+        if not self.is_up:
             return
-        random = self.network.random
         while self.out and (window := self.network.receive_buffer - self._flight - len(self.peer.inbox)) > 0:
             size = min(window, SEGMENT, len(self.out))
-            if size > 1 and not random.randrange(FRAGMENTED):
-                size = random.randrange(1, size)
+            if size > 1 and not self.network.random.randrange(FRAGMENTED):
+                size = self.network.random.randrange(1, size)
             self._flight += size
             self._transmit(bytes(self.out[:size]))
             del self.out[:size]
@@ -619,8 +612,7 @@ class _End:
         self._flight -= len(item)
         if self.peer.take(item):
             self._acknowledge(len(item) or 1, RETRY_MIN)
-            if self.out:
-                self.push()
+            self.push()
         return True
 
     def take(self, item: bytes) -> bool:
@@ -737,9 +729,10 @@ class _Socket(_End):
             return len(data)
         self.raise_error("send")
         _refuse(self._eof_out or self._is_dead, errno.EPIPE, "send")
-        if self._room <= 0:
+        room = self.network.send_buffer - self.unsettled
+        if room <= 0:
             raise BlockingIOError
-        part = data[: self._room]
+        part = data[:room]
         self.unsettled += len(part)
         self.out += part
         self.push()
@@ -752,11 +745,10 @@ class _Socket(_End):
     def shutdown(self, _how: int) -> None:
         """Say that nothing more will come."""
         self._look()
-        if self.is_void:
-            return
-        is_over = self._is_dead or (self._eof_in and self._eof_sent and not self.unsettled)
-        _refuse(is_over, errno.ENOTCONN, "shutdown")
-        self.end()
+        is_over = self._is_dead or (self._eof_in and self._eof_out and not self.unsettled)
+        if not self.is_void:
+            _refuse(is_over, errno.ENOTCONN, "shutdown")
+            self.end()
 
     def setsockopt(self, _level: int, option: int, value: object) -> None:
         """Nothing depends on options here but how much makes it readable; Linux bounds that by half of the buffer."""
@@ -791,14 +783,12 @@ class _Socket(_End):
     def is_readable(self) -> bool:
         """Whether `recv` would not block."""
         self.network.catch_up()
-        is_over = self._eof_in or self._is_dead
-        return not self.is_void and (is_over or len(self.inbox) >= self.low_mark)
+        return not self.is_void and (self._eof_in or self._is_dead or len(self.inbox) >= self.low_mark)
 
     def is_writable(self) -> bool:
         """Whether `send` would not block for long: Linux says so once a third of the buffer is free."""
         self.network.catch_up()
-        is_over = self.is_void or self._eof_out or self._is_dead
-        return is_over or self._room * 3 >= self.network.send_buffer
+        return self.is_void or self._eof_out or self._is_dead or self.unsettled * 3 <= self.network.send_buffer * 2
 
     async def wait(self, which: Literal["reader", "writer"], is_ready: Callable[[], bool]) -> None:
         """As `anyio.wait_readable` and `wait_writable`."""
@@ -815,10 +805,6 @@ class _Socket(_End):
         if self.is_closed:
             raise ClosedResourceError
 
-    @property
-    def _room(self) -> int:
-        return self.network.send_buffer - self.unsettled
-
     def _look(self) -> None:
         _refuse(self.is_closed, errno.EBADF, "the socket is closed")
         self.network.catch_up()
@@ -832,8 +818,7 @@ class _Stream(TCPStream):
         super().__init__(cast("socket.socket", sock))
 
     def readable(self) -> Awaitable[None]:
-        sock = self._simulated
-        return checkpoint() if self._back else sock.wait("reader", sock.is_readable)
+        return checkpoint() if self._back else self._simulated.wait("reader", self._simulated.is_readable)
 
     def writable(self) -> Awaitable[None]:
         return self._simulated.wait("writer", self._simulated.is_writable)

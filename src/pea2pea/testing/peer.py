@@ -160,9 +160,8 @@ class ScriptedPeer(anyio.AsyncContextManagerMixin, Generic[M]):
         self._unexpected.append(message)
         self._changed.set()
         self._changed = Event()
-        reply = next((reply for kind, reply in self.replies.items() if isinstance(message, kind)), None)
-        if reply is not None:
-            await self.send(*reply(message))
+        replies = (reply(message) for kind, reply in self.replies.items() if isinstance(message, kind))
+        await self.send(*next(replies, ()))
 
     def __repr__(self) -> str:
         return f"<ScriptedPeer, {'ended' if self._has_ended else 'connected'}, {len(self.received)} messages received>"

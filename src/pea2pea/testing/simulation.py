@@ -21,7 +21,6 @@ import math
 import random
 import selectors
 import sys
-import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -30,7 +29,9 @@ from functools import partial
 from heapq import heappush
 from importlib.metadata import entry_points
 from itertools import chain, count, repeat, takewhile
+from operator import eq, itemgetter
 from random import Random
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any, Final, NoReturn
 from unittest.mock import patch
@@ -59,15 +60,18 @@ SPINNING = 10_000  # turns in one moment, after which each takes a millisecond
 class Simulation:
     """What a scenario is handed: its network, its hosts, its seed and its event log."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, stall: float) -> None:
         self.seed: Final[int] = seed
         """The seed of this run, from which everything else follows."""
         self.random: Final[Random] = Random(f"scenario {seed}")  # noqa: S311  # no secret
         """Random numbers of the scenario's own."""
         self.network: Final[Network] = Network(seed)
         """Where its hosts are."""
-        self.network.log = self.note
+        self.network.log, self.network.now = self.note, lambda: self.now
         self.network.catch_up, self.network.wait = lambda: None, lambda woken: woken.wait()
+        self.now = 0.0  # virtual time
+        self._turns = 0  # of the event loop in this moment
+        self._stall, self._stalls = stall, Random(f"stalls {seed}")  # noqa: S311  # no secret
         self.lines: list[str] = []
         self.last: defaultdict[str, deque[tuple[float, str]]] = defaultdict(lambda: deque(maxlen=LAST))
         self.failed: float = 0.0  # when
@@ -92,9 +96,8 @@ class Simulation:
     def note(self, place: str, *parts: object) -> None:
         """Add an entry about a place: a host, the network or the scenario."""
         line = f"{place} {' '.join(map(str, parts))}"
-        now = self.network.now()
-        self._hash.update(f"{now!r} {line}\n".encode())
-        self.last[place].append((now, line))
+        self._hash.update(f"{self.now!r} {line}\n".encode())
+        self.last[place].append((self.now, line))
         if len(self.lines) < LINES:
             self.lines.append(line)
 
@@ -144,7 +147,7 @@ class Simulation:
     def fail(self, error: BaseException) -> None:
         """Let this be what comes of the simulation, unless there was something before."""
         if self.failure is None:
-            self.failure, self.failed = error, self.network.now()
+            self.failure, self.failed = error, self.now
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 
@@ -171,11 +174,11 @@ class Simulation:
         """
         if not await _comes_true(predicate, within, repeat(POLL)):
             what, latest = _described(predicate), self.lines[-1] if self.lines else "nothing"
-            raise TimeoutError(f"not true within {within} s, at {self.network.now():.3f}: {what}; last: {latest}")
+            raise TimeoutError(f"not true within {within} s, at {self.now:.3f}: {what}; last: {latest}")
 
     async def run(self, scenario: Callable[..., Awaitable[object]], args: tuple[object, ...], limit: float) -> None:
         """Run the scenario, and end what it has started."""
-        default_transport.set(_Nowhere())
+        default_transport.set(_Nowhere(self.network, "nowhere"))
         node_numbers.set(count())
         async with anyio.create_task_group() as self._tasks:
             try:
@@ -184,12 +187,31 @@ class Simulation:
             except Exception as error:  # noqa: BLE001  # it is raised again by `simulate`
                 self.fail(error)
             self._tasks.cancel_scope.cancel()
-            self.ends_by = self.network.now() + limit
+            self.ends_by = self.now + limit
         self.network.events.clear()
+
+    # Virtual time, on either event loop
+
+    def look(self) -> float:
+        """The library's clock, at which a look may take a while."""
+        if self._stall and self._stalls.random() < self._stall:
+            self.now += self._stalls.random() * STALL
+        return self.now
+
+    def count_turn(self) -> None:
+        """Let a little time pass if there is no end of turns in one moment."""
+        self._turns += 1
+        if self._turns > SPINNING:
+            self.now += 0.001
+
+    def pass_until(self, deadline: float) -> None:
+        """Let time pass, up to a deadline or the network's next event."""
+        self.now = max(self.now, min(deadline, self.network.next_event))
+        self._turns = 0
 
     def check_end(self) -> None:
         """Raise `TimeoutError` if what the scenario has started does not end, so that time passes in vain."""
-        if self.network.now() > self.ends_by or self.network.now() == math.inf:
+        if self.now > self.ends_by or self.now == math.inf:
             raise TimeoutError("what the scenario has started does not end when it is cancelled")
 
     def __repr__(self) -> str:
@@ -203,8 +225,7 @@ async def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> N
     `TypeError` if the predicate is async; and what the predicate raises. Cancelling it only stops the
     waiting.
     """
-    delays = chain((0.001, 0.002, 0.005, 0.01), repeat(0.02))
-    if not await _comes_true(predicate, timeout, delays):
+    if not await _comes_true(predicate, timeout, chain((0.001, 0.002, 0.005, 0.01), repeat(0.02))):
         raise TimeoutError(f"not true within {timeout} s: {_described(predicate)}")
 
 
@@ -231,9 +252,6 @@ def _described(predicate: Callable[[], object]) -> str:
 
 class _Nowhere(Host):
     """The transport of a node that was made outside of all hosts: any use of it says so."""
-
-    def __init__(self) -> None:
-        super().__init__(Network(), "0.0.0.0")  # noqa: S104  # no address at all
 
     def look_up(self, _: Address, /) -> NoReturn:
         raise RuntimeError("in a simulation a node needs a host: Node(config, transport=sim.host('10.0.0.1'))")
@@ -268,11 +286,10 @@ def simulate(
     """
     passed: list[Simulation] = []
     for seed in range(1, seeds + 1) if isinstance(seeds, int) else seeds:
-        sim = Simulation(seed)
-        time = _Time(sim, stall)
-        with _isolated(sim, time) as stack:
+        sim = Simulation(seed, stall)
+        with _isolated(sim) as stack:
             try:
-                options = _of_trio(time, stack) if backend == "trio" else {"loop_factory": partial(_Loop, time)}
+                options = _of_trio(sim, stack) if backend == "trio" else {"loop_factory": partial(_Loop, sim)}
                 anyio.run(partial(sim.run, scenario, args, limit), backend=backend, backend_options=options)
             except Exception as error:  # noqa: BLE001  # what it could not be ended by
                 sim.fail(error)
@@ -290,54 +307,21 @@ def _report(sim: Simulation, again: str, passed: list[Simulation]) -> str:
     latest = sorted(sim.last.values(), key=lambda events: events[-1][0])[-PLACES:]
     lines += ["the last events of the hosts:", *(f"  {now:.6f} {line}" for each in latest for now, line in each)]
     if passed:
-        alike, other = max(((_common(sim, other), other) for other in passed), key=lambda found: found[0])
+        common = [sum(takewhile(bool, map(eq, sim.lines, other.lines))) for other in passed]
+        alike, other = max(zip(common, passed, strict=True), key=itemgetter(0))
         lines.append(f"event number {alike + 1} is the first that differs from seed {other.seed}, which passed:")
         lines += [f"  seed {one.seed}: {(*one.lines, 'no more')[alike]}" for one in (sim, other)]
     return "\n".join(["", *lines, ""])
 
 
-def _common(a: Simulation, b: Simulation) -> int:
-    """How many of their first events are the same."""
-    pairs = zip(a.lines, b.lines, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-class _Time:
-    """Virtual time, on either event loop."""
-
-    def __init__(self, sim: Simulation, stall: float) -> None:
-        self.now = 0.0
-        self.sim = sim
-        self._turns = 0  # of the event loop in this moment
-        self._stall, self._stalls = stall, Random(f"stalls {sim.seed}")  # noqa: S311  # no secret
-        sim.network.now = lambda: self.now
-
-    def look(self) -> float:
-        """The library's clock, at which a look may take a while."""
-        if self._stall and self._stalls.random() < self._stall:
-            self.now += self._stalls.random() * STALL
-        return self.now
-
-    def count_turn(self) -> None:
-        """Let a little time pass if there is no end of turns in one moment."""
-        self._turns += 1
-        if self._turns > SPINNING:
-            self.now += 0.001
-
-    def pass_until(self, deadline: float) -> None:
-        """Let time pass, up to a deadline or the network's next event."""
-        self.now = max(self.now, min(deadline, self.sim.network.next_event))
-        self._turns = 0
-
-
 @contextmanager
-def _isolated(sim: Simulation, time: _Time) -> Generator[ExitStack]:
+def _isolated(sim: Simulation) -> Generator[ExitStack]:
     """Let nothing but the seed decide, and leave everything as it was."""
     logger, make = logging.getLogger("pea2pea"), logging.getLogRecordFactory()
 
     def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        record.created, record.msecs = time.now, 0.0
+        record.created, record.msecs = sim.now, 0.0
         return record
 
     def note(record: logging.LogRecord) -> bool:
@@ -345,9 +329,7 @@ def _isolated(sim: Simulation, time: _Time) -> Generator[ExitStack]:
             sim.note(_place(getattr(record, "node", "node")), record.levelname, record.getMessage())
         return True
 
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(_clock, "now", time.look))
-        stack.enter_context(patch.object(threading.Thread, "start", _refuse_thread))
+    with patch.object(_clock, "now", sim.look), patch.object(Thread, "start", _refuse_thread), ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         random.seed(sim.seed)
         stack.callback(logging.setLogRecordFactory, make)
@@ -356,13 +338,12 @@ def _isolated(sim: Simulation, time: _Time) -> Generator[ExitStack]:
         logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
         stack.callback(logger.removeFilter, note)
         logger.addFilter(note)
-        if gc.isenabled():
-            stack.callback(gc.enable)
-            gc.disable()
+        stack.callback(gc.enable if gc.isenabled() else gc.disable)
+        gc.disable()
         yield stack
 
 
-def _refuse_thread(_: threading.Thread) -> NoReturn:
+def _refuse_thread(_: Thread) -> NoReturn:
     raise RuntimeError("a simulation cannot start a thread: nothing would decide when it runs")
 
 
@@ -384,9 +365,9 @@ class _Selector(selectors.SelectSelector):
 class _Task(asyncio.Task[Any]):
     """A task with a number, which is its hash: a set of tasks has an order that does not depend on addresses."""
 
-    def __init__(self, number: int, coro: Any, **options: Any) -> None:
-        self.number = number
-        super().__init__(coro, **options)
+    def __init__(self, loop: Any, coro: Any, **options: Any) -> None:
+        self.number: int = next(loop.numbers)
+        super().__init__(coro, loop=loop, **options)
 
     def __hash__(self) -> int:
         return self.number
@@ -412,57 +393,54 @@ class _Call(asyncio.TimerHandle):
 class _Loop(asyncio.SelectorEventLoop):
     """Runs all that is to be run in one moment, turn by turn; then lets time pass."""
 
-    def __init__(self, time: _Time) -> None:
-        self._time, self._order = time, Random(f"order {time.sim.seed}")  # noqa: S311  # no secret
-        self._steps: list[tuple[int, int, _Call]] = []  # of tasks, with their numbers
-        self._sequence, self._numbers = count(), count(1)
+    def __init__(self, sim: Simulation) -> None:
+        self._sim, self._order = sim, Random(f"order {sim.seed}")  # noqa: S311  # no secret
+        self._steps: list[tuple[int, _Call]] = []  # of tasks, with their numbers
         super().__init__(_Selector(self._pass_time))
-        self.set_task_factory(self._make_task)
-
-    def _make_task(self, _: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        return _Task(next(self._numbers), coro, loop=self, **options)
+        self.numbers = count(1)  # of tasks
+        self.set_task_factory(_Task)
 
     def time(self) -> float:
-        return self._time.now
+        return self._sim.now
 
     def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]  # of any types
         task = getattr(args[0], "__self__", None)
         if not isinstance(task, _Task):
             return super().call_soon(*args, **options)
         step = _Call(self, 0.0, *args, **options)
-        self._steps.append((task.number, next(self._sequence), step))
+        self._steps.append((task.number, step))
         return step
 
     def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]  # likewise
-        call, network = _Call(self, *args, **options), self._time.sim.network
+        call, network = _Call(self, *args, **options), self._sim.network
         heappush(network.events, (call.when(), next(network.sequence), super().call_soon, (call.make,)))
         return call
 
     def _pass_time(self, timeout: float | None) -> None:
         if timeout is not None:  # there is something to run
-            self._time.count_turn()
+            self._sim.count_turn()
         elif not self._steps:
-            self._time.pass_until(math.inf)
-            self._time.sim.check_end()
+            self._sim.pass_until(math.inf)
+            self._sim.check_end()
         super().call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         """Let the tasks run in the next turn, behind the timers that are due and the plain callbacks."""
-        self._time.sim.network.run_due()
-        steps, self._steps = sorted(self._steps), []
+        self._sim.network.run_due()
+        steps, self._steps = sorted(self._steps, key=itemgetter(0)), []
         self._order.shuffle(steps)
-        for *_, step in steps:
+        for _, step in steps:
             super().call_soon(step.make)
 
 
 # trio
 
 
-def _of_trio(time: _Time, stack: ExitStack) -> dict[str, Any]:
+def _of_trio(sim: Simulation, stack: ExitStack) -> dict[str, Any]:
     """What AnyIO is to hand to trio, whose order is seeded until the stack is closed."""
     import trio  # noqa: PLC0415  # it need not be there
 
-    sim, statistics = time.sim, trio.lowlevel.current_statistics
+    statistics = trio.lowlevel.current_statistics
 
     class Driver(trio.abc.Clock, trio.abc.Instrument):
         """The clock, which lets time pass when no task can run, and runs the network's events meanwhile."""
@@ -471,19 +449,19 @@ def _of_trio(time: _Time, stack: ExitStack) -> dict[str, Any]:
             pass
 
         def current_time(self) -> float:
-            return time.now
+            return sim.now
 
         def deadline_to_sleep_time(self, deadline: float) -> float:  # noqa: ARG002  # trio passes it by this name
             sim.check_end()
             return 0.0
 
         def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # likewise
-            time.count_turn()
+            sim.count_turn()
             while not (found := statistics()).tasks_runnable:
-                deadline = time.now + found.seconds_to_next_deadline
-                time.pass_until(deadline)
+                deadline = sim.now + found.seconds_to_next_deadline
+                sim.pass_until(deadline)
                 sim.network.run_due()
-                if time.now >= deadline or time.now == math.inf:
+                if sim.now >= deadline or sim.now == math.inf:
                     return
 
     driver, order = Driver(), _order_of_trio()
