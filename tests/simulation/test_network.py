@@ -274,6 +274,33 @@ def test_the_kernel_closes_what_a_killed_program_had(run: Run, unread: bool) -> 
     run(scenario)
 
 
+@pytest.mark.parametrize("after", [0.15, 0.25])  # within the second way of the three of a set-up, and within the third
+@pytest.mark.parametrize("end", ["close", "kill", "crash"])
+def test_a_connection_that_is_set_up_when_its_listener_ends_is_reset(run: Run, end: str, after: float) -> None:
+    async def scenario(sim: Simulation) -> None:
+        sim.network.link = Link(latency=0.1)
+        listener = await listen(sim.host(B))
+
+        async def end_it() -> None:
+            await anyio.sleep(after)
+            if end == "close":
+                await listener.aclose()
+            else:
+                getattr(sim.host(B), end)()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(end_it)
+            stream = await sim.host(A).dial((B, 4000))
+            assert current_time() == pytest.approx(0.2)
+            with anyio.move_on_after(60) as scope:
+                with pytest.raises(BrokenResourceError):
+                    await stream.receive()
+                assert current_time() == pytest.approx(0.4)
+            assert scope.cancelled_caught == (end == "crash")
+
+    run(scenario)
+
+
 def test_a_program_has_so_many_sockets_and_no_more(run: Run) -> None:
     async def scenario(sim: Simulation) -> None:
         sim.host(B).max_sockets = 2

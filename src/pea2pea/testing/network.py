@@ -454,7 +454,7 @@ class _Listener:
     def enqueue(self, sock: _Socket) -> None:
         """Its set-up is done."""
         self._coming -= 1
-        if self._is_closed or sock.boot != self._host.boot:
+        if self not in self._host.listeners:  # it was closed meanwhile, or its program was killed
             sock.close(reset=True)
             return
         self._queue.append(sock)
@@ -463,7 +463,7 @@ class _Listener:
     async def accept(self) -> tuple[ByteStream, Address]:
         """See `Listener`."""
         await checkpoint()
-        while not self._queue or self not in self._host.listeners:
+        while not self._queue:
             if self._is_closed:
                 raise ClosedResourceError
             self._changed = Event()
