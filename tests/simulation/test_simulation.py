@@ -20,7 +20,7 @@ from anyio import current_time
 
 from pea2pea import Config, Connection, DisconnectOrigin, Node, testing
 from pea2pea.codecs import LinesCodec
-from pea2pea.testing import Simulation, simulate
+from pea2pea.testing import Simulation, simulate, simulation
 from tests.simulation.scenarios import crowd, rumour
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -130,6 +130,21 @@ def test_until_says_what_was_waited_for(backend: str) -> None:
 
     with pytest.raises(TimeoutError, match=r"within 1 s, at 6\.\d+: .*lambda: False.*what happened last"):
         simulate(scenario, backend=backend)
+
+
+@BACKENDS
+def test_until_says_what_happened_last_however_much_happened_before(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation, "LINES", 3)
+
+    async def scenario(sim: Simulation) -> None:
+        for number in range(5):
+            sim.log("event", number)
+        with pytest.raises(TimeoutError, match=r"last: scenario event 4$"):
+            await sim.until(lambda: False, within=1)
+
+    simulate(scenario, backend=backend)
 
 
 @BACKENDS

@@ -72,7 +72,8 @@ class Simulation:
         self.now = 0.0  # virtual time
         self._turns = 0  # of the event loop in this moment
         self._stall, self._stalls = stall, Random(f"stalls {seed}")  # noqa: S311  # no secret
-        self.lines: list[str] = []
+        self.lines: list[str] = []  # the first ones
+        self.latest = "nothing"
         self.last: defaultdict[str, deque[tuple[float, str]]] = defaultdict(lambda: deque(maxlen=LAST))
         self.failed: float = 0.0  # when
         self.ends_by = math.inf
@@ -95,7 +96,7 @@ class Simulation:
 
     def note(self, place: str, *parts: object) -> None:
         """Add an entry about a place: a host, the network or the scenario."""
-        line = f"{place} {' '.join(map(str, parts))}"
+        self.latest = line = f"{place} {' '.join(map(str, parts))}"
         self._hash.update(f"{self.now!r} {line}\n".encode())
         self.last[place].append((self.now, line))
         if len(self.lines) < LINES:
@@ -173,8 +174,8 @@ class Simulation:
         async. Cancelling it only stops the waiting.
         """
         if not await _comes_true(predicate, within, repeat(POLL)):
-            what, latest = _described(predicate), self.lines[-1] if self.lines else "nothing"
-            raise TimeoutError(f"not true within {within} s, at {self.now:.3f}: {what}; last: {latest}")
+            what = f"{_described(predicate)}; last: {self.latest}"
+            raise TimeoutError(f"not true within {within} s, at {self.now:.3f}: {what}")
 
     async def run(self, scenario: Callable[..., Awaitable[object]], args: tuple[object, ...], limit: float) -> None:
         """Run the scenario, and end what it has started."""
@@ -440,8 +441,6 @@ def _of_trio(sim: Simulation, stack: ExitStack) -> dict[str, Any]:
     """What AnyIO is to hand to trio, whose order is seeded until the stack is closed."""
     import trio  # noqa: PLC0415  # it need not be there
 
-    statistics = trio.lowlevel.current_statistics
-
     class Driver(trio.abc.Clock, trio.abc.Instrument):
         """The clock, which lets time pass when no task can run, and runs the network's events meanwhile."""
 
@@ -457,7 +456,7 @@ def _of_trio(sim: Simulation, stack: ExitStack) -> dict[str, Any]:
 
         def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # likewise
             sim.count_turn()
-            while not (found := statistics()).tasks_runnable:
+            while not (found := trio.lowlevel.current_statistics()).tasks_runnable:
                 deadline = sim.now + found.seconds_to_next_deadline
                 sim.pass_until(deadline)
                 sim.network.run_due()
