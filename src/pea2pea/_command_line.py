@@ -384,7 +384,7 @@ class Session:
     async def _say(self, peer: Peer, message: object, wire: bytes) -> None:
         """Send a message, and show it; raises `NotConnectedError`."""
         await self.outbox.send(peer.connection, wire)
-        await self.screen.show(peer, "message", message, wire, heard=False)
+        await self.screen.show(peer, [("message", message, wire)], heard=False)
 
     async def _finish(self) -> None:
         """The end of the input: half-close, and leave when all peers have closed, or none says anything any more."""
@@ -463,26 +463,33 @@ class Session:
         self.peers[connection].ready.set()
         self.arrived.set()
 
-    async def process_message(self, source: Connection, item: Item) -> None:
-        """Show a message, or hand a chunk on."""
-        event, message, wire = item
+    async def process_message(self, source: Connection, items: list[Item]) -> None:
+        """Show messages, or what else there is, and hand a chunk on."""
         peer = self.peers[source]
-        if event == "chunk" and peer.other is not None:
-            if not peer.other.ready.is_set():  # the target speaks first
-                await peer.other.ready.wait()
-            try:
-                await self.outbox.send(peer.other.connection, wire)
-            except NotConnectedError:  # nobody is there to take it
-                self._abort(source)
-        elif event == "note":
-            await self.screen.tell("note", peer, f"{peer.number} {peer.address}: {message}", {"text": message})
-        elif not (self.options.one and self.screen.leaving.is_set()):
-            peer.received += event == "message"
-            self.received += event == "message"
+        said = [item for item in items if item[0] in ("message", "bytes")]
+        if self.options.one:
+            said = [] if self.screen.leaving.is_set() else said[:1]
+        if said:
+            count = sum(event == "message" for event, _, _ in said)
+            peer.received += count
+            self.received += count
             peer.heard = current_time()
-            await self.screen.show(peer, event, message, wire, heard=True)
+            await self.screen.show(peer, said, heard=True)
             if self.options.one:
                 self.screen.leaving.set()
+        for event, message, wire in items[-2:]:  # nothing but a chunk comes behind a note, and nothing behind a chunk
+            if event == "note":
+                await self.screen.tell("note", peer, f"{peer.number} {peer.address}: {message}", {"text": message})
+            elif event == "chunk" and peer.other is not None:
+                await self._hand_on(source, peer.other, wire)
+
+    async def _hand_on(self, source: Connection, other: Peer, chunk: bytes) -> None:
+        if not other.ready.is_set():  # the target speaks first
+            await other.ready.wait()
+        try:
+            await self.outbox.send(other.connection, chunk)
+        except NotConnectedError:  # nobody is there to take it
+            self._abort(source)
 
     def _abort(self, connection: Connection) -> None:
         """Reset a connection, from any hook: none of them may wait for another one's end."""

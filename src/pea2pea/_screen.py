@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
@@ -40,6 +40,7 @@ from .errors import FrameError, NodeError
 PIECE = 4096  # bytes that a writable pipe takes without making anybody wait (PIPE_BUF, pipe(7))
 WIDTH = 160  # columns where there is no terminal
 LARGE = 4096  # bytes: a piece above it is not cut up bytewise to find out where a message ends
+TOGETHER = 64  # messages of one chunk that are shown with one write, at most
 BUILT_IN: dict[str, Callable[[], Codec[Any]]] = {
     "lines": LinesCodec,
     "raw": BytesCodec,
@@ -145,6 +146,8 @@ Item: TypeAlias = tuple[str, object, bytes]
 class Tap:
     """A decoder that tells of which bytes it made a message: the codec is fed so that it is known where one ends.
 
+    What comes out is lists of items, so that those of one chunk are shown together. A "chunk" is the last of its list.
+
     exact: also for large pieces of a stream. forward: hand on each piece behind its messages; bytes that are no valid
     frame are told, and from there on they are taken as they come.
     """
@@ -153,8 +156,24 @@ class Tap:
         self._codec, self._end, self._exact, self._forward = framing.make(), framing.end, exact, forward
         self._pending = bytearray()  # of which no message was made yet
 
-    def decode(self, data: bytes, /) -> Iterator[Item]:
+    def decode(self, data: bytes, /) -> Iterator[list[Item]]:
         """See `Decoder.decode`."""
+        items: list[Item] = []
+        refusal = None
+        try:
+            for item in self._items(data):
+                items.append(item)
+                if len(items) >= TOGETHER:
+                    yield items
+                    items = []
+        except FrameError as error:  # behind the items that came before
+            refusal = error
+        if items:
+            yield items
+        if refusal is not None:
+            raise refusal
+
+    def _items(self, data: bytes) -> Iterator[Item]:
         position, refusal = 0, None
         while refusal is None:
             piece = data[position : position + self._step(data, position)]
@@ -190,6 +209,13 @@ class Tap:
         return int(getattr(self._codec, "missing", 0)) or (1 if len(data) <= LARGE else len(data))
 
 
+@lru_cache(1024)
+def cell(character: str) -> tuple[str, int]:
+    """A character as it is shown, and its columns."""
+    part = character if character.isprintable() else ascii(character)[1:-1]
+    return part, 2 if east_asian_width(character) in "WF" else len(part)
+
+
 def fit(text: str, columns: int) -> str:
     """`text` in one line: what cannot be printed is escaped, and what is wider than `columns` is cut."""
     if text.isascii() and text.isprintable():
@@ -197,12 +223,22 @@ def fit(text: str, columns: int) -> str:
     parts: list[str] = []
     width = fitting = 0
     for character in text:
-        parts.append(character if character.isprintable() else ascii(character)[1:-1])
-        width += 2 if east_asian_width(character) in "WF" else len(parts[-1])
+        part, wide = cell(character)
+        parts.append(part)
+        width += wide
         fitting += width < columns
         if width > columns:
             return f"{''.join(parts[:fitting])}…"
     return "".join(parts)
+
+
+def text_of(payload: bytes, columns: int) -> str:
+    """What `fit` needs of the text that the bytes are; bytes that are none, which take long, are mostly too wide."""
+    text = payload[:columns].decode("utf-8", "backslashreplace")
+    # a character that was cut off at the end is three escaped bytes at most
+    if len(payload) <= columns or len(text) > columns + 12:
+        return text
+    return payload[: columns * 4].decode("utf-8", "backslashreplace")
 
 
 def represent(message: object) -> str:
@@ -287,74 +323,85 @@ class Screen:
         self.leaving.set()
         await self.put(f"pea2pea: {failure}", aside=True)
 
-    async def show(self, peer: Peer, event: str, message: object, wire: bytes, *, heard: bool) -> None:
-        """Tell what a peer has said, or what was said to it."""
-        own = event == "message" and self.options.framing.classes is not None
-        payload = message if isinstance(message, bytes) and not own else wire
-        if isinstance(message, str) and not own:
-            payload = message.encode("utf-8", "surrogatepass")
+    async def show(self, peer: Peer, items: Sequence[Item], *, heard: bool) -> None:
+        """Tell what a peer has said, or what was said to it, with one write."""
         dialled = heard is (peer.connection.side is Side.RESPONDER)  # who says it has dialled
         arrow = "<-" if heard and (peer.other is None or not dialled) else "->"
-        about: dict[str, object] = {}
-        if self.record is not None or self.options.json:
-            about = {"direction": arrow, "sender": "initiator" if dialled else "responder", "length": len(payload)}
-            about |= {"repr": represent(message)} if own else {"hex": payload.hex()}
-            about["wire"] = wire.hex()
-            with suppress(UnicodeError):
-                about |= {} if own else {"text": payload.decode()}
-        text = "" if self.options.json else self._line(peer, arrow, payload, represent(message) if own else None)
-        await self.tell(event, peer, text, about, aside=False, answer=heard)
+        texts, entries, layout = list[str](), list[str](), self._layout(peer, arrow)
+        for event, message, wire in items:
+            own = event == "message" and self.options.framing.classes is not None
+            payload = message if isinstance(message, bytes) and not own else wire
+            if isinstance(message, str) and not own:
+                payload = message.encode("utf-8", "surrogatepass")
+            if self._logs:
+                about = {"direction": arrow, "sender": "initiator" if dialled else "responder", "length": len(payload)}
+                about |= {"repr": represent(message)} if own else {"hex": payload.hex()}
+                about["wire"] = wire.hex()
+                with suppress(UnicodeError):
+                    about |= {} if own else {"text": payload.decode()}
+                entries.append(self._entry(event, peer, about))
+            if not self.options.json:
+                texts.append(layout(payload, represent(message) if own else None))
+        await self._tell(entries, texts, aside=False, answer=heard)
 
-    def _line(self, peer: Peer, arrow: str, payload: bytes, text: str | None) -> str:
-        """One line of a message: the bytes, and the text that is given, or that they are."""
+    def _layout(self, peer: Peer, arrow: str) -> Callable[[bytes, str | None], str]:
+        """Make lines of messages: of the bytes, and the text that is given, or that they are."""
         width = self.options.width
         if width is None:
             width = (self._terminal and os.get_terminal_size(self.files[0] or 0).columns) or WIDTH
         width = sys.maxsize if self.options.one else width or sys.maxsize
         now = time.time()
         clock = f"{of_day(int(now))}.{int(now * 1000) % 1000:03}"
-        head = f"{peer.number} {peer.name} {len(payload):>5}"
-        room = max(width - len(clock) - len(head) - 8, 24)  # for the bytes and the text
-        part = room * 2 // 3 if text is None else room // 3
-        shown = payload.hex() if len(payload) * 2 <= part else f"{payload[: (part - 1) // 2].hex()}…"
-        room -= len(shown)
-        text = fit(payload[: room * 4].decode("utf-8", "backslashreplace") if text is None else text, room)
-        if self.options.one:
-            return text
+        wide = width - len(clock) - 8
+        dim, plain = ("\x1b[2m", "\x1b[0m") if self._colours else ("", "")
         if self._colours:
-            arrow = f"\x1b[{32 if arrow == '<-' else 36}m{arrow}\x1b[0m"
-            clock, shown = f"\x1b[2m{clock}\x1b[0m", f"\x1b[2m{shown}\x1b[0m"
-        return f"{clock} {arrow} {head}  {shown}  {text}"
+            arrow = f"\x1b[{32 if arrow == '<-' else 36}m{arrow}{plain}"
+        begin = f"{dim}{clock}{plain} {arrow} "
+
+        def line(payload: bytes, text: str | None) -> str:
+            head = f"{peer.number} {peer.name} {len(payload):>5}"
+            room = max(wide - len(head), 24)  # for the bytes and the text
+            part = room * 2 // 3 if text is None else room // 3
+            shown = payload.hex() if len(payload) * 2 <= part else f"{payload[: (part - 1) // 2].hex()}…"
+            room -= len(shown)
+            text = fit(text_of(payload, room) if text is None else text, room)
+            return text if self.options.one else f"{begin}{head}  {dim}{shown}{plain}  {text}"
+
+        return line
+
+    @property
+    def _logs(self) -> bool:
+        return self.record is not None or bool(self.options.json)
+
+    def _entry(self, event: str, peer: Peer | None, about: Mapping[str, object]) -> str:
+        """An event as JSON."""
+        entry: dict[str, object] = {"time": round(time.time(), 6), "event": event}
+        entry |= {} if peer is None else {"connection": peer.number, "peer": peer.address}
+        return json.dumps(entry | {**about})
 
     async def tell(
-        self,
-        event: str,
-        peer: Peer | None,
-        text: str,
-        about: Mapping[str, object],
-        *,
-        aside: bool = True,
-        answer: bool = False,
+        self, event: str, peer: Peer | None, text: str, about: Mapping[str, object], *, aside: bool = True
     ) -> None:
         """Record an event, and show it, as JSON or, if there is one, as text; aside is what is no message."""
-        if self.record is not None or self.options.json:
-            entry: dict[str, object] = {"time": round(time.time(), 6), "event": event}
-            entry |= {} if peer is None else {"connection": peer.number, "peer": peer.address}
-            line = json.dumps(entry | {**about})
-            try:
-                if self.record is not None:
-                    self.record.write(f"{line}\n".encode())
-            except OSError as error:
-                self.record = None
-                await self.fail(Failure(f"cannot write to {self.options.record}: {reason_of(error)}"))
-            text, aside = (line, False) if self.options.json else (text, aside)
+        entries = [self._entry(event, peer, about)] if self._logs else []
         if aside and text:
             text = f"\x1b[2m-- {text}\x1b[0m" if self._colours else f"-- {text}"
-        if text and (answer or not self.options.one):
-            await self.put(text, aside=aside)
+        await self._tell(entries, [text] if text else [], aside=aside, answer=False)
+
+    async def _tell(self, entries: list[str], texts: list[str], *, aside: bool, answer: bool) -> None:
+        """Record events, and show them."""
+        try:
+            if self.record is not None and entries:
+                self.record.write("".join([f"{entry}\n" for entry in entries]).encode())
+        except OSError as error:
+            self.record = None
+            await self.fail(Failure(f"cannot write to {self.options.record}: {reason_of(error)}"))
+        texts, aside = (entries, False) if self.options.json else (texts, aside)
+        if texts and (answer or not self.options.one):
+            await self.put("\n".join(texts), aside=aside)
 
     async def put(self, text: str, *, aside: bool = False) -> None:
-        """Write a line to standard output or, aside, to standard error; a reader that has gone ends the program."""
+        """Write lines to standard output or, aside, to standard error; a reader that has gone ends the program."""
         file, data = self.files[aside], f"{text}\n".encode("utf-8", "backslashreplace")
         if file is None:
             return

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pea2pea._screen import fit, text_of
+
 from ..helpers import RawListener, RawPeer, wait_until
 from .program import Program, finish, running, show
 
@@ -346,3 +348,12 @@ async def test_two_programs() -> None:
         done = await finish("connect", await listener.address(), stdin="grüße\n".encode())
         await listener.shows("grüße")
     assert (done.code, listener.code) == (0, 0)
+
+
+@pytest.mark.parametrize("columns", [1, 24, 25, 26, 27])
+@pytest.mark.parametrize(
+    "payload",
+    [bytes(99), b"\xf0\x9f" * 50, "é漢😀\0".encode() * 30, "😀".encode() * 6 + b"\xff" * 9, b"\xff" * 6 + b"a" * 90],
+)
+def test_no_more_is_decoded_than_is_shown(payload: bytes, columns: int) -> None:
+    assert fit(text_of(payload, columns), columns) == fit(payload.decode("utf-8", "backslashreplace"), columns)

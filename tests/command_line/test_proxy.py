@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+from pea2pea import _screen
+
 from ..helpers import LOCALHOST, RawListener, RawPeer, wait_until
 from .program import Program, running, show
 
@@ -39,6 +41,24 @@ async def test_both_directions() -> None:
             await program.shows("-> 1 .* two$")
     await program.shows(r"^-- connections: 1, messages received: 3, messages sent: 3, bytes received: 16, ", aside=True)
     assert program.code == 0
+
+
+async def test_the_messages_of_one_chunk_are_written_together_before_it_is_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writes: list[bytes] = []
+
+    def write(file: int, data: bytes) -> bytes:
+        writes.append(data)
+        return original(file, data)
+
+    original = _screen.write
+    with RawListener.open() as target:
+        async with proxied(target=target) as (_, client, server):
+            monkeypatch.setattr(_screen, "write", write)
+            await client.send(b"line\n" * 50)
+            assert await server.receive_exactly(250) == b"line\n" * 50
+            assert [each.count(b"  line\n") for each in writes if b" -> " in each] == [50]
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
