@@ -41,30 +41,37 @@ class Protocols:
 
 
 async def run_established(session: Session, protocols: Protocols) -> None:
-    """Run a connection that is in `Node.connections` to the end of its stream."""
+    """Run a connection that is in `Node.connections` to the end of its stream.
+
+    Let `on_connect` begin, then read until something ends the connection.
+    """
     if isinstance(session.base, TCPStream):
         session.base.held = True
         session.base.poller = protocols.poller
     on_disconnect = protocols.on_disconnect
     reader, writer, greeting = _start_protocols(session, protocols)
-    await _run_open(session, reader, greeting)
-    if session.state is State.DRAINING:
-        with suppress(get_cancelled_exc_class()):  # one from outside (asyncio)
-            for _ in range(2):  # a task that the last handler has started may have an answer to send at once
-                await cancel_shielded_checkpoint()
-        session.set_state(State.ENDING)
-        drained = True
-    else:
-        drained = False
-    session.tighten_deadline(current_time() + session.grace)
-    discarder = None
-    if session.broken:
-        if not isinstance(session.base, TCPStream):
-            await close_stream(session.base, session.report, reset=session.reset)
-    elif not drained:
-        discarder = Discarder(session, session.stream)
-    await _run_hooks(session, greeting, on_disconnect)
-    await _flush(session, writer, discarder)
+    try:
+        with session.begin_phase(shield=False) as scope:
+            if session.state is State.OPEN:
+                if greeting is not None:
+                    await greeting.wait_begun()
+                if reader is not None:
+                    try:
+                        await reader.run(scope)
+                    finally:
+                        await reader.stop()
+                else:
+                    await watch_for_eof(session)
+    except get_cancelled_exc_class() as error:
+        if session.connection.origin is None:  # one from outside (asyncio), of this task or another one of the group's
+            met = await session.report.classify_soon("a connection's task", error, session.addr, foreign=True)
+            session.end(DisconnectOrigin.READING, met, broken=True)
+    except BaseException as error:  # noqa: BLE001  # of a stream, or our own
+        met = session.report.classify("a connection's task", error, session.addr)
+        session.end(DisconnectOrigin.READING, met, broken=True)
+    if session.connection.origin is None:
+        session.end(DisconnectOrigin.READING, RuntimeError("a task of the connection was cancelled"), broken=True)
+    await _run_end(session, writer, greeting, on_disconnect)
 
 
 def _start_protocols(
@@ -89,30 +96,28 @@ def _start_protocols(
     return reader, writer, greeting
 
 
-async def _run_open(session: Session, reader: Reader[Any] | None, greeting: Greeting | None) -> None:
-    """Let `on_connect` begin, then read until something ends the connection."""
-    try:
-        with session.begin_phase(shield=False) as scope:
-            if session.state is not State.OPEN:
-                return
-            if greeting is not None:
-                await greeting.wait_begun()
-            if reader is not None:
-                try:
-                    await reader.run(scope)
-                finally:
-                    await reader.stop()
-            else:
-                await watch_for_eof(session)
-    except get_cancelled_exc_class() as error:
-        if session.connection.origin is None:  # one from outside (asyncio), of this task or another one of the group's
-            met = await session.report.classify_soon("a connection's task", error, session.addr, foreign=True)
-            session.end(DisconnectOrigin.READING, met, broken=True)
-    except BaseException as error:  # noqa: BLE001  # of a stream, or our own
-        met = session.report.classify("a connection's task", error, session.addr)
-        session.end(DisconnectOrigin.READING, met, broken=True)
-    if session.connection.origin is None:
-        session.end(DisconnectOrigin.READING, RuntimeError("a task of the connection was cancelled"), broken=True)
+async def _run_end(
+    session: Session,
+    writer: Writer[Any] | None,
+    greeting: Greeting | None,
+    on_disconnect: tuple[OnDisconnect, float] | None,
+) -> None:
+    """Run the hooks of an end, write what is queued, and end the stream."""
+    drained = session.state is State.DRAINING
+    if drained:
+        with suppress(get_cancelled_exc_class()):  # one from outside (asyncio)
+            for _ in range(2):  # a task that the last handler has started may have an answer to send at once
+                await cancel_shielded_checkpoint()
+        session.set_state(State.ENDING)
+    session.tighten_deadline(current_time() + session.grace)
+    discarder = None
+    if session.broken:
+        if not isinstance(session.base, TCPStream):
+            await close_stream(session.base, session.report, reset=session.reset)
+    elif not drained:
+        discarder = Discarder(session, session.stream)
+    await _run_hooks(session, greeting, on_disconnect)
+    await _flush(session, writer, discarder)
 
 
 async def _run_hooks(

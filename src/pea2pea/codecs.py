@@ -100,14 +100,14 @@ class _Incremental(ABC, Generic[M]):
     """What the decoders share: what was not decoded yet, and the error that ended it."""
 
     _rest = b""  # the input that was not decoded yet
-    _size = 0  # bytes of the frame that is still arriving
+    _size = 0  # bytes of the frame that is still arriving,
+    _pieces: tuple[()] | list[bytes | bytearray] = ()  # ... and its pieces: large ones as they came, small ones joined
     _refused: str | None = None
 
     def __init__(self, max_length: int, most: int = sys.maxsize) -> None:
         at_least_one("max_length", max_length)
         self.max_length: Final[int] = min(max_length, most)
         """The most bytes that a message may have."""
-        self._pieces: list[bytes | bytearray] = []  # of that frame: large ones as they came, small ones joined
 
     def decode(self, data: Chunk, /) -> Iterator[M]:
         """Returns an iterator over the messages that `data` completes.
@@ -127,24 +127,24 @@ class _Incremental(ABC, Generic[M]):
 
     def _keep(self, piece: bytes) -> None:
         """Add a piece to the frame that is still arriving."""
+        pieces = self._pieces = self._pieces or []
         self._size += len(piece)
         if len(piece) >= _SMALL:
-            self._pieces.append(piece)
-        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            pieces.append(piece)
+        elif pieces and isinstance(last := pieces[-1], bytearray):
             last += piece
         else:
-            self._pieces.append(bytearray(piece))
+            pieces.append(bytearray(piece))
 
     def _whole(self, piece: bytes) -> bytes:
         """Return the whole frame, of which `piece` is the end, and forget it."""
         if not self._size:
             return piece
-        self._pieces.append(piece)
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        return b"".join(pieces)
+        pieces, self._pieces, self._size = self._pieces, (), 0
+        return b"".join((*pieces, piece))
 
     def _refuse(self, why: str, cause: BaseException | None = None) -> NoReturn:
-        self._refused, self._pieces, self._size = why, [], 0
+        self._refused, self._pieces, self._size = why, (), 0
         raise FrameError(why) from cause
 
 

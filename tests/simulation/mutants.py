@@ -79,7 +79,7 @@ MUTANTS = {
     "a loss is not reported": Mutant(Writer.give_up, "self.session.report.unsent(", "(lambda *_: None)("),
     # the end
     "no linger": Mutant(_closing._linger, "while not discarder.is_done:", "while False:"),
-    "nothing is discarded": Mutant(_life.run_established, "elif not drained:", "elif False:"),
+    "nothing is discarded": Mutant(_life._run_end, "elif not drained:", "elif False:"),
     "no deadline": Mutant(Session.tighten_deadline, "self.deadline = min(self.deadline, deadline)", "return"),
     "no draining": Mutant(Session.end, "if draining:", "if False:"),
     "a reset at the end": Mutant(Connector._release, "reset=session.reset", "reset=True"),

@@ -208,7 +208,7 @@ class Writer(Generic[M_contra]):
         self._task = False
         self._wakeup: Event | None = None  # of the task
         self._written = 0  # messages that were queued, and then written
-        self._deliveries: list[tuple[int, Event]] = []  # what `_written` must reach, and who waits for that
+        self._deliveries: list[tuple[int, Event]] | None = None  # what `_written` must reach, and who waits for that
         self._drained: Event | None = None
         self._progress: Event | None = None  # of those who wait in `drain`
         self._closed = False
@@ -450,6 +450,8 @@ class Writer(Generic[M_contra]):
         lost = self._closed
         if self.pending:
             ticket, event = self._written + self.pending, Event()
+            if self._deliveries is None:
+                self._deliveries = []
             self._deliveries.append((ticket, event))
             await event.wait()
             lost = self._written < ticket
