@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from anyio import BusyResourceError, ClosedResourceError, Event, sleep, wait_readable
@@ -49,26 +49,20 @@ class Poller:
             self.in_use = many and self._epoll is not None
         return self.in_use
 
-    async def wait(self, sock: socket.socket) -> None:
-        """As AnyIO's `wait_readable`, but it may return too early."""
+    def wait(self, sock: socket.socket) -> Awaitable[None]:
+        """As AnyIO's `wait_readable`, but it may return too early, and does so where the socket is closed meanwhile."""
         number, epoll = sock.fileno(), self._epoll
         assert epoll is not None
         if number < 0:
             raise ClosedResourceError
-        if number in self._waiting:
+        if number in self._waiting and self._waiting[number].statistics().tasks_waiting:
             raise BusyResourceError("reading from")
         try:
             epoll.modify(number, _ONCE)  # which tells at once if there is something already
         except FileNotFoundError:
             epoll.register(number, _ONCE)
-        self._waiting[number] = event = self._make_event()
-        try:
-            await event.wait()
-        finally:
-            if self._waiting.get(number) is event:
-                del self._waiting[number]
-        if sock.fileno() < 0:
-            raise ClosedResourceError
+        self._waiting[number] = event = self._make_event()  # a waiter that is cancelled leaves it there
+        return event.wait()
 
     def forget(self, sock: socket.socket) -> None:
         """Wake who waits for a socket that is about to be closed."""
