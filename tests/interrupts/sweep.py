@@ -70,7 +70,8 @@ def offsets_without_signals(code: CodeType) -> frozenset[int]:
     """Where in some code CPython does not look for signals, though a tracer sees the beginning of a line.
 
     It looks when a function is called, and when a loop goes round: not at the `try` of a statement, nor between the end
-    of a `with` block and the call of `__exit__`, which the exception of a tracer would skip.
+    of a `with` block and the call of `__exit__`, which the exception of a tracer would skip; on Python 3.10 not where
+    a `try` or a `with` is entered.
     """
     found = set()
     ops = [(instruction.offset, instruction.opname) for instruction in dis.get_instructions(code)]
@@ -81,7 +82,9 @@ def offsets_without_signals(code: CodeType) -> frozenset[int]:
             found.add(offset)
             if index and ops[index - 1][1] in {"SWAP", "ROT_TWO"}:
                 found.add(ops[index - 1][0])
-        if name in {"NOP", "WITH_EXCEPT_START"} or following[:1] == ["WITH_EXCEPT_START"]:
+        if name in {"NOP", "SETUP_FINALLY", "SETUP_WITH", "WITH_EXCEPT_START"} or following[:1] == [
+            "WITH_EXCEPT_START"
+        ]:
             found.add(offset)
     return frozenset(found)
 
