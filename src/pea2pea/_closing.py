@@ -37,7 +37,8 @@ class Discarder:
         """Whether the stream has ended, or broken."""
         self._stream = stream
         name = f"pea2pea discarder {session.connection}"
-        self._task: TaskHandle[None] = session.start_task(self._run, name, runs_hooks=False)
+        runs_hooks = not isinstance(stream, TCPStream)  # but a user's stream
+        self._task: TaskHandle[None] = session.start_task(self._run, name, runs_hooks=runs_hooks)
 
     async def _run(self) -> None:
         with suppress(Exception):  # the stream has ended, or broken: either way nothing more comes

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from pea2pea import AlreadyConnectedError, Connection, DisconnectOrigin, Node, NodeClosedError
-from tests.helpers import ALL, User, connect, told_errors, two_nodes, wait_until
+from pea2pea import AlreadyConnectedError, Connection, DisconnectOrigin, Node, NodeClosedError, Side
+from tests.helpers import ALL, Opaque, User, connect, frame, memory_pair, told_errors, turns, two_nodes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -178,6 +178,83 @@ async def test_a_handshake_has_no_connection_to_disconnect() -> None:
     user.shake_hands = shake_hands
     async with two_nodes(user, peer):
         assert notes == [False]
+
+
+class Wary(Opaque):
+    """A stream that calls `act` once in one of its methods."""
+
+    def __init__(self, stream: ByteStream, act: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(stream)
+        self.act = act
+        self.place = ""
+        self.returned: list[object] = []
+
+    async def look(self, place: str) -> None:
+        if place == self.place:
+            self.place = ""
+            self.returned.append(await self.act())
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = await super().receive(max_bytes)
+        await self.look("receive")
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self.look("send")
+        await super().send(item)
+
+    async def send_eof(self) -> None:
+        await self.look("send_eof")
+        await self.stream.send_eof()
+
+
+@pytest.mark.parametrize("act", [disconnect, ban, shut_down])
+@pytest.mark.parametrize("place", ["receive", "receive, ending", "send", "send, ending", "send_eof, ending"])
+@pytest.mark.parametrize("how", ["adopted", "adopted, without reading", "wrapped", "wrapped, without reading"])
+async def test_a_users_stream_is_inside_of_its_connection(how: str, place: str, act: Act) -> None:
+    """Whichever task uses the stream, one that was adopted or that a handshake returned."""
+
+    async def shake_hands(_: Connection, stream: ByteStream) -> ByteStream:
+        streams.append(Wary(stream, lambda: act(user.node, user.only)))
+        return streams[0]
+
+    async def part(connection: Connection, _: DisconnectOrigin) -> None:
+        streams[0].place = place
+        user.outbox.send_nowait(connection, b"goodbye")
+        await peer.send(frame(b"goodbye"))
+        await turns()
+
+    async def answer_the_end() -> None:
+        with suppress(anyio.EndOfStream):
+            while True:
+                await peer.receive()
+        await peer.aclose()
+
+    streams: list[Wary] = []
+    way, _, without = how.partition(", ")
+    place, _, ending = place.partition(", ")
+    user = User(enable={"writing", "on_disconnect"} | (ALL - {"on_connect"} if not without else set()) - {"handshake"})
+    if way == "wrapped":
+        user.node.enable_handshake(user)
+    user.shake_hands = shake_hands
+    ours, peer = memory_pair()
+    async with user.node as node, peer, anyio.create_task_group() as group:
+        group.start_soon(answer_the_end)
+        stream: ByteStream = ours
+        if way == "adopted":
+            streams.append(Wary(ours, lambda: act(node, user.only)))
+            stream = streams[0]
+        connection = await node.adopt(stream, ("192.0.2.1", 1), Side.RESPONDER)
+        if ending:
+            user.part = part
+            await node.disconnect(connection)
+        else:
+            streams[0].place = place
+            user.outbox.send_nowait(connection, b"hello")
+            await peer.send(frame(b"hello"))
+            await peer.send_eof()
+            await connection.wait_closed()
+        assert streams[0].returned == ["going on" if act is shut_down else not ending]
 
 
 async def test_shutdown_from_a_background_task() -> None:
