@@ -21,7 +21,7 @@ from .connection import DisconnectOrigin
 from .protocols.handshake import Handshake
 from .protocols.on_connect import Greeting, OnConnect
 from .protocols.on_disconnect import OnDisconnect, run_on_disconnect
-from .protocols.reading import CoarseClock, Reader
+from .protocols.reading import Activity, Reader
 from .protocols.writing import Writer
 from .transport import TCPStream
 
@@ -32,7 +32,7 @@ class Protocols:
 
     handshake: tuple[Handshake, float] | None = None
     reading: Callable[[Session], Reader[Any]] | None = None
-    idle: tuple[float, CoarseClock] | None = None  # the timeout, and what measures it
+    idle: tuple[float, Activity] | None = None  # the timeout, and what tells of messages
     writing: Callable[[Session], Writer[Any]] | None = None
     on_connect: tuple[OnConnect, bool] | None = None
     on_disconnect: tuple[OnDisconnect, float] | None = None

@@ -43,7 +43,7 @@ from .errors import NodeClosedError, NodeError
 from .protocols.handshake import Handshake
 from .protocols.on_connect import OnConnect
 from .protocols.on_disconnect import OnDisconnect
-from .protocols.reading import CoarseClock, Reader, Reading
+from .protocols.reading import JUST_NOW, Activity, Reader, Reading
 from .protocols.writing import Flusher, Outbox, Writer, Writing
 from .stats import Heuristics, Stats
 from .transport import TCPTransport, Transport, default_transport, is_stream
@@ -145,11 +145,11 @@ class Node(anyio.AsyncContextManagerMixin):
         _check_enabling("reading", self._protocols.reading, reading, "decoder", "process_message")
         at_least_one("drop_beyond", drop_beyond, or_none=True)
         seconds("idle_timeout", idle_timeout, or_none=True)
-        clock = None
+        activity = None
         if idle_timeout is not None:
-            clock = CoarseClock()
-            self._protocols.idle = idle_timeout, clock
-        self._protocols.reading = lambda session: Reader(session, reading, drop_beyond, clock)
+            activity = Activity()
+            self._protocols.idle = idle_timeout, activity
+        self._protocols.reading = lambda session: Reader(session, reading, drop_beyond, activity)
 
     def enable_writing(
         self,
@@ -495,27 +495,30 @@ class _Run:
         task, context = f"pea2pea {name} {self._report.node}", self._shared.context.copy()
         self.services.start(keep_running, task, context, lambda: self._run_service(name, func))
 
-    async def _watch_idle(self, timeout: float, clock: CoarseClock) -> None:
+    async def _watch_idle(self, timeout: float, activity: Activity) -> None:
         """End the connections on which nothing complete has come for too long.
 
         It ticks only while messages come: silent connections cost one timer.
         """
         tick = timeout / 128
         while True:
-            clock.fresh, clock.wanted = False, Event()
-            due = self._end_idle(timeout, tick)
+            due = self._end_idle(timeout)
+            activity.seen, activity.noted = False, Event()
             with anyio.move_on_after(max(due - current_time(), tick)):
-                await clock.wanted.wait()
+                await activity.noted.wait()
                 await anyio.sleep(tick)
 
-    def _end_idle(self, timeout: float, tick: float) -> float:
+    def _end_idle(self, timeout: float) -> float:
         """End those that are due; return when the next one will be."""
         now = current_time()
         earliest = now + timeout
         for session in list(self._shared.admission.established.values()):
-            if session.reader is None or session.state is not State.OPEN:
+            reader = session.reader
+            if reader is None or session.state is not State.OPEN:
                 continue
-            due = session.reader.quiet_since + timeout + tick
+            if reader.quiet_since == JUST_NOW:
+                reader.quiet_since = now  # late by a tick at the most, and never too early, however late this is called
+            due = reader.quiet_since + timeout
             if due <= now:
                 self._report.heuristics.idle_timeouts += 1
                 self._report.info("a peer was silent for too long", session.addr)

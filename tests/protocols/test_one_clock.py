@@ -98,6 +98,66 @@ def test_a_peer_is_idle_by_the_loops_clock(behaviour: Behaviour) -> None:
     on_a_mock_clock(scenario)
 
 
+async def beside_another_peer(text: bytes, pause: float, handle: Callable[[bytes], object]) -> float:
+    """Say one thing while another peer says `text` again and again; return for how long one was silent in the end."""
+    user = User(enable={"on_disconnect"})
+    user.node.enable_reading(user, idle_timeout=IDLE)
+    heard = 0.0
+
+    async def note(source: Connection, message: bytes) -> None:
+        nonlocal heard
+        handle(message)
+        if source.addr == PEER:
+            heard = current_time()
+
+    user.handle = note
+    (ours, theirs), (other_ours, other_theirs) = memory_pair(), memory_pair()
+    async with user.node as node, create_task_group() as group:
+        connection = await node.adopt(ours, PEER, Side.INITIATOR)
+        await node.adopt(other_ours, ("192.0.2.2", 1), Side.INITIATOR)
+        await theirs.send(frame(b"early"))
+        await turns()
+
+        async def talk() -> None:
+            while True:
+                await other_theirs.send(frame(text))
+                await sleep(pause)
+
+        group.start_soon(talk)
+        await turns(1)
+        await theirs.send(frame(b"late"))
+        with anyio.fail_after(3600):
+            await connection.wait_closed()
+        silence = current_time() - heard
+        group.cancel_scope.cancel()
+    await theirs.aclose()
+    await other_theirs.aclose()
+    return silence
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5, IDLE / 2])
+def test_nobody_is_idle_too_early_because_a_handler_works_for_long(seconds: float) -> None:
+    """Neither the idle watch nor anybody else has its turn while a handler works without waiting."""
+
+    async def scenario() -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        jump = clock.jump
+        silence = await beside_another_peer(b"work", 1000, lambda message: message == b"work" and jump(seconds))
+        assert IDLE <= silence <= IDLE * (1 + 1 / 64) + seconds
+
+    on_a_mock_clock(scenario)
+
+
+@pytest.mark.parametrize("pause", [IDLE / 512, IDLE / 256, IDLE / 128, IDLE / 64, IDLE / 3])
+def test_a_peer_is_idle_also_while_another_one_is_not(pause: float) -> None:
+    async def scenario() -> None:
+        silence = await beside_another_peer(b"hello", pause, len)
+        assert IDLE <= silence <= IDLE * (1 + 1 / 64)
+
+    on_a_mock_clock(scenario)
+
+
 # The other timeouts
 
 

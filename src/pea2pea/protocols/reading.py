@@ -19,7 +19,7 @@ from itertools import islice
 from operator import index
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from anyio import CancelScope, EndOfStream, Event, TaskHandle, current_time
+from anyio import CancelScope, EndOfStream, Event, TaskHandle
 from anyio.lowlevel import checkpoint
 
 from .. import _clock
@@ -37,6 +37,7 @@ M = TypeVar("M")
 SLICE = 0.001  # seconds of work before the event loop gets its turn
 BULK = 1024  # bytes of a chunk that tell of large frames
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
+JUST_NOW = -math.inf
 _END = object()
 
 
@@ -112,38 +113,35 @@ class Backlog(Generic[M]):
                 return
 
 
-class CoarseClock:
-    """The event loop's time, looked up once a tick, since that takes a microsecond: whoever ticks resets `fresh`."""
+class Activity:
+    """Whether a message has come, on any connection, since the idle watch looked last."""
 
-    __slots__ = ("fresh", "now", "wanted")
+    __slots__ = ("noted", "seen")
 
     def __init__(self) -> None:
-        self.now: float = math.nan
-        self.fresh: bool = False
-        """Whether `now` is of this tick."""
-        self.wanted: Event | None = None
-        """Set when somebody looks for the first time in a tick."""
+        self.seen: bool = False
+        self.noted: Event | None = None
+        """Set when `seen` is, while the watch runs."""
 
-    def look(self) -> float:
-        """The time, at most a tick ago."""
-        if not self.fresh:
-            self.now, self.fresh = current_time(), True
-            if self.wanted is not None:
-                self.wanted.set()
-        return self.now
+    def note(self) -> float:
+        """A message has come: `JUST_NOW`."""
+        self.seen = True
+        if self.noted is not None:
+            self.noted.set()
+        return JUST_NOW
 
 
 class Reader(Generic[M]):
     """Reads, decodes and processes for one connection."""
 
     __slots__ = (
-        "_ahead", "_asks", "_backlog", "_busy", "_clock", "_decoder", "_direct", "_in_hand", "_messages", "_pace",
+        "_activity", "_ahead", "_asks", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace",
         "_passed_on", "_process", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn",
         "_until", "_waiting_to_read", "quiet_since",
     )  # fmt: skip
 
     def __init__(
-        self, session: Session, reading: Reading[M], drop_beyond: int | None, clock: CoarseClock | None
+        self, session: Session, reading: Reading[M], drop_beyond: int | None, activity: Activity | None
     ) -> None:
         decoder = reading.decoder(session.connection)
         needs("decoder must return", decoder, "decode")
@@ -151,7 +149,7 @@ class Reader(Generic[M]):
         self._direct = session.direct
         self._decoder = decoder
         self._process = reading.process_message
-        self._clock = clock  # None: a peer may be silent for ever
+        self._activity = activity  # None: a peer may be silent for ever
         self._busy = False  # one reader processes
         self._passed_on = False  # ... and the other one has the right to read
         self._asks = False  # frames are so large, or come in such pieces, that the decoder is asked what it lacks
@@ -169,7 +167,10 @@ class Reader(Generic[M]):
         self._pace = 16  # messages between two looks around
         self._stop = 16  # the count of messages at which to look around next
         self.quiet_since: float = session.stats.created
-        """Since when there has been no complete message and no busy handler, as exact as the clock is."""
+        """Since when there has been no complete message and no busy handler.
+
+        `JUST_NOW`: since a moment after the idle watch looked last, which looks it up, as that takes a microsecond.
+        """
 
     async def stop(self) -> None:
         """Come after `run`: when this returns, nobody reads or processes any more."""
@@ -365,8 +366,8 @@ class Reader(Generic[M]):
             session.stats.messages_received += count
             session.totals.messages_received += count
             self._asks |= not count
-            if count and (clock := self._clock) is not None:
-                self.quiet_since = clock.now if clock.fresh else clock.look()
+            if count and (activity := self._activity) is not None:
+                self.quiet_since = JUST_NOW if activity.seen else activity.note()
         if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
             self._in_hand = 0
         return False
