@@ -361,6 +361,7 @@ class _Run:
         self._flusher = flusher
         self._started: set[str] = set()  # services
         self._stop = Event()
+        self._all_told = False  # what is to end has been set going
         self._deadline = math.inf  # when the shutdown gives up
         self._interrupted = False
         self._fatal: BaseException | None = None  # what comes out of the block, and was not raised in it
@@ -531,12 +532,15 @@ class _Run:
 
     def close(self) -> None:
         """Begin to shut down. Called again, it does what was left undone by a call that was interrupted."""
+        if self._all_told:
+            return
         self._stop.set()
         self._deadline = min(self._deadline, current_time() + self._shared.config.grace_period)
         self.closing = self._report.closing = True
         self.acceptor.cancel()
         self.dialler.cancel()
         self.connector.end_all(self._deadline)
+        self._all_told = True
 
     def interrupt(self, error: BaseException | None) -> None:
         """Shut down gracefully, a second time at once; raise the first error from the block, and cancel its body."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ import pytest
 from anyio import CancelScope, create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from pea2pea import Connection, NotConnectedError, Side
+from pea2pea import Config, Connection, NotConnectedError, Side
+from pea2pea._session import Session
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols import writing
 from pea2pea.transport import TCPStream
 
-from ..helpers import RawListener, RawPeer, User, wait_until
+from ..helpers import RawListener, RawPeer, User, memory_pair, wait_until
 from .outgoing import Sender
 from .stuck import stuck_peer
 
@@ -146,3 +147,31 @@ async def test_many_waiting_senders_are_let_go_one_by_one(
         await wait_until(lambda: waiting == 0)
         await sender.node.disconnect(connection, abort=True)
     assert CountingEvent.used < 20 * count
+
+
+@pytest.mark.parametrize("count", [100, 400])
+async def test_many_hooks_that_shut_the_node_down(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection is told once, however many ask for that."""
+    told = 0
+
+    def end(self: Session, *args: Any, **options: Any) -> bool:
+        nonlocal told
+        told += 1
+        return ended(self, *args, **options)
+
+    async def part(_: Connection, __: object) -> None:
+        await user.node.shut_down()
+
+    ended = Session.end
+    monkeypatch.setattr(Session, "end", end)
+    user = User(Config(max_connections=count), enable={"on_disconnect"})
+    user.part = part
+    async with user.node as node, AsyncExitStack() as peers:
+        for number in range(count):
+            ours, theirs = memory_pair()
+            await node.adopt(ours, (f"peer {number}", 1), Side.RESPONDER)
+            await peers.enter_async_context(theirs)
+        await peers.aclose()
+        await node.wait_closed()
+    assert len(user.ended) == count
+    assert told < 5 * count
