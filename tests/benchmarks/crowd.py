@@ -6,7 +6,7 @@ import select
 import socket
 import statistics
 from collections import defaultdict
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.stage import CLIENT_CORE, Role
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
+SETTLED = 0.1  # seconds after which those are established, in any order, that were accepted together
 WAVE = 100  # connections that may wait in the accept queue
 FLOOD = 1 << 20
 
@@ -85,8 +86,9 @@ class Crowd:
             self._poll.register(sock, select.EPOLLIN)
             if number % WAVE == 0 or number == work.connections:
                 server.wait_accepted(number)
+        sleep(SETTLED)
         self.last = sock
-        """The last one that was accepted: when the server hears of it, it has got all the others, too."""
+        """The last one that was accepted."""
 
     def arrivals(self) -> Iterator[tuple[int, bytes]]:
         for descriptor, _ in self._poll.poll():
