@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from tests.benchmarks.work import BACKLOG, HOST, MESSAGE, SMALL, STAMP, Figures,
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from anyio.abc import TaskStatus
 
 
 class Peer:
@@ -232,13 +234,19 @@ class Dialled:
 
 async def set_up(work: Work, server: Server) -> Figures:
     """A node connects to an address once, so each connection is one of another node's, which waits for its turn."""
-    async with AsyncExitStack() as stack:
-        peers = [Calling(work) for _ in range(work.connections + 1)]
-        for peer in peers:
-            node = await stack.enter_async_context(peer.node)
+    peers = [Calling(work) for _ in range(work.connections + 1)]
+
+    async def live(peer: Calling, *, task_status: TaskStatus[None]) -> None:
+        async with peer.node as node:  # in a task of its own: AnyIO walks over all scopes that are nested
             near, far = socket.socketpair()
             far.close()
             await node.adopt(TCPTransport.wrap(near), ("the first", 0), Side.INITIATOR)
+            task_status.started()
+            await node.wait_closed()
+
+    async with anyio.create_task_group() as tasks:
+        for peer in peers:
+            await tasks.start(live, peer)
         gc.collect()
         gc.freeze()  # that there are so many nodes, and what each starts just once, is this program's affair
         turn = iter(peers)
@@ -250,7 +258,7 @@ async def set_up(work: Work, server: Server) -> Figures:
 
         figures = await channels.set_up(dial, together, work, server)
         await together(peer.node.shut_down() for peer in peers)
-        return figures
+    return figures
 
 
 async def call(work: Work, server: Server) -> Figures:
