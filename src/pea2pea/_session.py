@@ -183,15 +183,15 @@ class Session:
         key = object()
         self.unbegun[key] = None
         self.others += 1
-        handle = start_in(
-            self.tasks, self._supervise(func, origin, key, runs_hooks=runs_hooks), name, self.context.copy()
-        )
+        context = self.context.copy()
+        # in one line: an interrupt between two lines would find a coroutine that nobody closes
+        handle = start_in(self.tasks, self._supervise(func, origin, key, runs_hooks), name, context)
         if key in self.unbegun:  # no eager task (asyncio)
             self.unbegun[key] = handle.coro
         return handle
 
     async def _supervise(
-        self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object, *, runs_hooks: bool
+        self, func: Callable[[], Coroutine[Any, Any, None]], origin: DisconnectOrigin, key: object, runs_hooks: bool
     ) -> None:
         try:  # at once: trio raises KeyboardInterrupt anywhere
             task = 0
