@@ -279,9 +279,7 @@ class Connector:
             return False
         try:
             if handshake is not None:
-                session.stream = await run_handshake(session, *handshake)
-                if session.stream is not session.base:
-                    session.direct = None
+                session.wrap(await run_handshake(session, *handshake))
         except Exception as failure:  # noqa: BLE001  # for the caller
             attempt.fail(failure)
         if attempt.error is not None:

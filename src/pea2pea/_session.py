@@ -143,6 +143,12 @@ class Session:
         """The typed attributes of the stream that the handshake returned."""
         return getattr(self.stream, "extra_attributes", {})
 
+    def wrap(self, stream: ByteStream) -> None:
+        """Go on with the stream that the handshake has returned."""
+        self.stream = stream
+        if stream is not self.base:
+            self.direct = None
+
     # Its tasks
 
     def runs_user_code(self) -> None:
