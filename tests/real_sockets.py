@@ -22,18 +22,22 @@ REASONS = {
         "connecting/test_listening.py::test_socket_attributes_of_an_inbound_connection_are_reachable",
         "protocols/test_handshake.py::test_the_sockets_options_are_within_reach",
         "node/test_native_cancellation.py::test_cancelled_poller",
+        "node/test_native_cancellation.py::test_service_cancelled_again",
         "protocols/test_linear_work.py",
         "protocols/test_memory.py::test_a_peer_that_nobody_reads_from_is_stopped",
         "hostile/test_bytes.py::test_urgent_data_is_nothing_special",
     ],
     "they need the kernel's loopback, on which everything arrives at once": [
         "node/test_cancelling.py::test_hundreds_of_cancellations_leave_everything_as_it_was",
+        "node/test_background.py::test_started_in_the_last_turns",
+        "protocols/test_outbox.py::test_deliver_meets_a_reset",
         "protocols/test_writing.py::test_direct_send_to_a_broken_socket",
     ],
     "they ask the system's resolver": [
         "connecting/test_self_connection.py::test_no_way_to_write_its_own_address_leads_to_itself"
     ],
     "they need the sizes of the kernel's buffers, or count what this process holds, which has the network in it": [
+        "node/test_cleaning_up.py::test_a_hundred_nodes_leave_nothing",
         "node/test_cleaning_up.py::test_hundreds_of_connections_leave_nothing",
         "closing/test_causes.py::test_what_a_decoder_raises_keeps_nothing_of_the_message",
         "protocols/test_memory.py::test_answers_to_a_peer_that_does_not_read",
