@@ -62,7 +62,7 @@ async def test_it_does_not_bound_the_handshake() -> None:
     took = anyio.Event()
 
     async def shake_hands(_: object, stream: ByteStream) -> ByteStream:
-        await anyio.sleep(0.1)  # longer than the timeout, which begins and ends before
+        await anyio.sleep(0.1)  # no condition: it has to take longer than the timeout, which begins and ends before
         took.set()
         return stream
 

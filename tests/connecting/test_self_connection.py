@@ -67,21 +67,13 @@ async def test_ipv6_loopback_of_a_wildcard_listener_is_refused() -> None:
         await refuses(user, ("::1", (await node.start_listening())[1]))
 
 
+@pytest.mark.parametrize("dialled", ["itself", pytest.param("another", marks=needs_another_address)])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104  # that is what is tested
-async def test_the_wildcard_itself_is_refused(host: str) -> None:
-    """Dialling it means dialling loopback, on systems that allow it."""
+async def test_the_wildcard_itself_is_refused(host: str, dialled: str) -> None:
+    """Dialling it means dialling loopback, on systems that allow it; another address of the host is refused, too."""
     user = User(Config(listener_addr=(host, 0)))
     async with user.node as node:
-        await refuses(user, (host, (await node.start_listening())[1]))
-
-
-@needs_another_address
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104  # that is what is tested
-async def test_other_local_address_of_a_wildcard(host: str) -> None:
-    """Another address of the host is refused for a wildcard listener."""
-    user = User(Config(listener_addr=(host, 0)))
-    async with user.node as node:
-        await refuses(user, (OTHER, (await node.start_listening())[1]))
+        await refuses(user, (host if dialled == "itself" else OTHER, (await node.start_listening())[1]))
 
 
 @needs_another_address

@@ -749,7 +749,7 @@ async def test_embedded_a_letter_may_be_addressed_by_a_host_name() -> None:
         letters: list[str] = []
         with anyio.fail_after(10):
             while len(letters) < 7:
-                await anyio.sleep(0.01)  # no condition: it is asked as a browser does
+                await anyio.sleep(0.01)  # `wait_until` cannot ask for it: only an answer to a request tells
                 letters = (await there.get("/letters")).json()
         assert sorted(letters) == ["to 127.0.0.1", "to ::ffff:127.0.0.1", *["to localhost"] * 5]
         await post("host.invalid")

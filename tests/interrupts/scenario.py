@@ -22,16 +22,22 @@ WITHIN = 1.0  # seconds for anything the scenario waits for
 class Busy:
     """A user with all protocols, whose hooks wait now and then, and whose queue is short."""
 
-    def __init__(self, *, drop_beyond: int | None = None, idle_timeout: float | None = 60.0) -> None:
+    def __init__(self, *, drop_beyond: int | None = None, idle_timeout: float = 60.0) -> None:
         self.node = Node(Config(grace_period=0.3, connection_timeout=WITHIN))
         self.node.enable_handshake(self, timeout=WITHIN)
         self.node.enable_reading(self, drop_beyond=drop_beyond, idle_timeout=idle_timeout)
         self.outbox = self.node.enable_writing(self, queue_depth=2, queue_bytes=50_000, timeout=WITHIN)
         self.node.enable_on_connect(self, abortable=drop_beyond is not None)
         self.node.enable_on_disconnect(self)
+        self.idle_timeout = idle_timeout
         self.opaque = False
         self.received = 0
         self.delivered = 0
+
+    @property
+    def done(self) -> int:
+        """The messages that were processed or dropped."""
+        return self.received + self.node.heuristics.dropped_messages
 
     def decoder(self, connection: Connection) -> LengthDelimitedCodec:
         return LengthDelimitedCodec()
@@ -140,10 +146,11 @@ async def adopt_a_stream(dialler: Busy, responder: Busy) -> None:
 
 
 async def meet_strangers(user: Busy, addr: Address) -> None:
+    done = user.done
     with await RawPeer.dial(addr) as peer, suppress(ConnectionResetError):
         await peer.send(HELLO + frame(b"x") * 10)
         await peer.receive_exactly(len(HELLO))
-        await anyio.sleep(0.005)  # so that messages are dropped, where they may be
+        await wait_until(lambda: user.done >= done + 10 or not user.node.connections, WITHIN)
         await peer.send(b"\xff" * 10)
         await peer.receive_all()
     with await RawPeer.dial(addr) as peer, suppress(ConnectionResetError):
@@ -156,5 +163,6 @@ async def meet_strangers(user: Busy, addr: Address) -> None:
     with await RawPeer.dial(addr) as peer, suppress(ConnectionResetError):
         await peer.send(HELLO)
         await peer.receive_exactly(len(HELLO))
-        await anyio.sleep(0.03)  # silence, which a short idle timeout ends
+        if user.idle_timeout < WITHIN:
+            await peer.receive_all()  # which silence ends
     await wait_until(lambda: not user.node.connecting, WITHIN)

@@ -17,7 +17,7 @@ from pea2pea.codecs import LengthDelimitedCodec, LinesCodec
 from ..helpers import Echo, Gate, Never, RawPeer, User, above_info, frame, turns, two_nodes, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 SOME = [b"", b"one", b"another", bytes(70_000), b"the last"]
 
@@ -112,29 +112,22 @@ class Recorder:
         return [data]
 
 
-async def test_the_decoder_is_told_of_the_end_of_the_stream_once() -> None:
+@pytest.mark.parametrize(
+    ("leave", "told"), [(RawPeer.half_close, [b"hello", b""]), (RawPeer.reset, [b"hello"])], ids=["close", "reset"]
+)
+async def test_the_decoder_is_told_of_the_end_of_the_stream_once(
+    leave: Callable[[RawPeer], None], told: list[bytes]
+) -> None:
+    """It is not told of an end that is none."""
     user, recorder = User(), Recorder()
     user.decoder = lambda connection: recorder  # type: ignore[method-assign,assignment,return-value]
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(b"hello")
             await wait_until(lambda: user.received)
-            peer.half_close()
+            leave(peer)
             await wait_until(lambda: user.ended)
-    assert recorder.chunks == [b"hello", b""]
-    assert user.received == [b"hello", b""]
-
-
-async def test_the_decoder_is_not_told_of_an_end_that_is_none() -> None:
-    user, recorder = User(), Recorder()
-    user.decoder = lambda connection: recorder  # type: ignore[method-assign,assignment,return-value]
-    async with user.node as node:
-        with await RawPeer.dial(await node.start_listening()) as peer:
-            await peer.send(b"hello")
-            await wait_until(lambda: user.received)
-            peer.reset()
-            await wait_until(lambda: user.ended)
-    assert recorder.chunks == [b"hello"]
+    assert recorder.chunks == user.received == told
 
 
 async def test_an_unterminated_last_line_is_processed() -> None:
