@@ -29,6 +29,7 @@ REASONS = {
     ],
     "they need the kernel's loopback, on which everything arrives at once": [
         "node/test_cancelling.py::test_hundreds_of_cancellations_leave_everything_as_it_was",
+        "connecting/test_self_connection.py::test_an_adopted_stream_that_leads_back_is_refused",
         "node/test_background.py::test_started_in_the_last_turns",
         "protocols/test_outbox.py::test_deliver_meets_a_reset",
         "protocols/test_writing.py::test_direct_send_to_a_broken_socket",
