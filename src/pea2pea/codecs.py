@@ -26,6 +26,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from io import BytesIO
 from itertools import islice
 from operator import index
 from typing import Any, Final, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
@@ -51,7 +52,6 @@ Chunk: TypeAlias = bytes | bytearray | memoryview
 Frame: TypeAlias = Chunk | tuple[Chunk, ...]
 
 DEFAULT_MAX_LENGTH = 8 * 1024 * 1024
-_SMALL = 16 * 1024  # pieces below this are put together: an object each would outweigh what is in them
 _JOINED = 8 * 1024  # payloads up to this are joined with their header: cheaper than handing on two parts
 _REMEMBERED = 1024  # the headers of payloads up to this are made once
 _MAX_HEADER = 4096  # a header that is still arriving is copied with each piece
@@ -101,7 +101,7 @@ class _Incremental(ABC, Generic[M]):
 
     _rest = b""  # the input that was not decoded yet
     _size = 0  # bytes of the frame that is still arriving,
-    _pieces: tuple[()] | list[bytes | bytearray] = ()  # ... and its pieces: large ones as they came, small ones joined
+    _partial: BytesIO | None = None  # ... and what has come of it
     _refused: str | None = None
 
     def __init__(self, max_length: int, most: int = sys.maxsize) -> None:
@@ -125,26 +125,20 @@ class _Incremental(ABC, Generic[M]):
     def _messages(self, ended: bool) -> Iterator[M]:
         """Make messages of `_rest`, and leave there what was not decoded, also when the iterator is closed early."""
 
-    def _keep(self, piece: bytes) -> None:
+    def _keep(self, piece: Chunk) -> None:
         """Add a piece to the frame that is still arriving."""
-        pieces = self._pieces = self._pieces or []
-        self._size += len(piece)
-        if len(piece) >= _SMALL:
-            pieces.append(piece)
-        elif pieces and isinstance(last := pieces[-1], bytearray):
-            last += piece
-        else:
-            pieces.append(bytearray(piece))
+        if self._partial is None:
+            self._partial = BytesIO()
+        self._size += self._partial.write(piece)
 
-    def _whole(self, piece: bytes) -> bytes:
+    def _whole(self, piece: Chunk) -> bytes:
         """Return the whole frame, of which `piece` is the end, and forget it."""
-        if not self._size:
-            return piece
-        pieces, self._pieces, self._size = self._pieces, (), 0
-        return b"".join((*pieces, piece))
+        partial, self._partial, self._size = self._partial or BytesIO(), None, 0
+        partial.write(piece)
+        return partial.getvalue()  # its buffer, not a copy
 
     def _refuse(self, why: str, cause: BaseException | None = None) -> NoReturn:
-        self._refused, self._pieces, self._size = why, (), 0
+        self._refused, self._partial, self._size = why, None, 0
         raise FrameError(why) from cause
 
 
@@ -176,7 +170,7 @@ class _Prefixed(_Incremental[M]):
                 position, self._missing = end, self._missing - end
             elif self._missing:
                 position, self._missing = self._missing, 0
-                yield self._whole(data[:position])
+                yield self._whole(memoryview(data)[:position])
             start = position + header
             while start <= end:
                 (size,) = read(data, position)
@@ -184,7 +178,7 @@ class _Prefixed(_Incremental[M]):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    self._keep(data[start:])
+                    self._keep(memoryview(data)[start:])
                     position, self._missing = end, stop - end
                     break
                 position = stop
@@ -297,7 +291,7 @@ class VarintDelimitedCodec(_LengthPrefixed):
                 position, self._missing = end, self._missing - end
             elif self._missing:
                 position, self._missing = self._missing, 0
-                yield self._whole(data[:position])
+                yield self._whole(memoryview(data)[:position])
             while position < end:
                 size = data[position]
                 start = position + 1
@@ -319,7 +313,7 @@ class VarintDelimitedCodec(_LengthPrefixed):
                     self._refuse_length(size)
                 stop = start + size
                 if stop > end:
-                    self._keep(data[start:])
+                    self._keep(memoryview(data)[start:])
                     position, self._missing = end, stop - end
                     break
                 position = stop

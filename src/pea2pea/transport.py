@@ -17,7 +17,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, ClassVar, Protocol, cast
+from functools import cache
+from typing import Any, Protocol, cast
 
 from anyio import (
     BrokenResourceError,
@@ -46,6 +47,13 @@ if sys.platform != "win32":
 READ_MIN, READ_MAX = 16 * 1024, 256 * 1024
 TAKE_MAX = 65_536  # what one unspecified `receive` takes, as AnyIO's streams do
 VAIN, LOOK_AGAIN = 8, 64  # so many looks for more in vain, and one only waits; after so many, one looks again
+BULK, BULK_TIME = 512 * 1024, 0.001  # where much comes at a time, one waits for so many bytes, for so long at most,
+BULK_WAITS, BULK_LOOKS = 16, 2  # ... after so many waits in a row that brought READ_MIN or more, and so many looks
+RETRY_MIN, RETRY_MAX = (
+    64,
+    4096,
+)  # ... and again, if that was too long, after so many waits more: each time twice as many
+KEPT = 8 * 1024 * 1024  # the memory of frames up to this size is kept when they are done
 PARTS_MAX = 512  # parts of one sendmsg, below every system's IOV_MAX
 POLL = 0.25  # seconds after which a full socket is tried again: Linux says "writable" only when a third of it is free
 
@@ -304,15 +312,9 @@ class TCPStream(ByteStream):
     """
 
     __slots__ = (
-        "_back", "_half_sent", "_mark", "_receiving", "_senders", "_short", "_size", "_sock", "_vain", "held", "poller",
+        "_back", "_bulk", "_came", "_half_sent", "_looks", "_mark", "_receiving", "_retry", "_senders", "_short",
+        "_size", "_sock", "_vain", "held", "poller",
     )  # fmt: skip
-
-    _ballast: ClassVar[bytes] = b""
-    """The last large chunk that was read, of any stream.
-
-    While it is there, the C library does not give the memory of a frame of a megabyte back to the system after each
-    frame. To get it anew costs a page fault for each 4 KiB, which takes three times as long as the frame itself.
-    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -321,6 +323,10 @@ class TCPStream(ByteStream):
         self._short = False  # the last read has taken all there was
         self._vain = 0  # how many times in a row there was nothing more behind a short read
         self._mark: int = 1  # bytes from which on the kernel calls the socket readable
+        self._came = 0  # bytes since the last wait
+        self._looks = 0  # how often `readable` has returned too early since then
+        self._bulk = 0  # how many times in a row that was READ_MIN or more; below 0: so many are not counted,
+        self._retry = RETRY_MIN  # ... which are so many after the next time that BULK bytes took too long
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come
@@ -359,8 +365,10 @@ class TCPStream(ByteStream):
         if looks:
             self._vain = 0
         taken = len(data)
+        self._came += taken
+        self._looks = 0
         if taken >= TAKE_MAX:
-            TCPStream._ballast = data
+            _keep_memory()
         self._short = 0 < taken < size
         if not max_bytes:
             if taken == size:
@@ -406,17 +414,39 @@ class TCPStream(ByteStream):
         self._half_sent = False
         return []
 
-    def expect(self, missing: int) -> None:
-        """Let `readable` wait until so many bytes are there, as nothing can be done before; 0: for any.
+    def enough(self, missing: int) -> Awaitable[None]:
+        """Wait as `readable`, but for so many bytes, as nothing can be done before; 0: for any.
 
         Each time that a reader is woken costs it, and on loopback the sender too. The kernel calls the socket readable
-        sooner if its buffer is full, and when the stream ends or breaks (SO_RCVLOWAT, socket(7)).
+        sooner if its buffer is full, and when the stream ends or breaks (SO_RCVLOWAT, socket(7)). Where each of the
+        last waits has brought much, this returns too early twice, after a turn of the event loop, and then waits for
+        BULK bytes, or for a millisecond.
         """
-        mark = min(missing, READ_MAX) if missing >= READ_MIN and _LOW_MARKS else 1
+        if self._bulk >= BULK_WAITS and self._looks < BULK_LOOKS:
+            self._looks += 1
+            return checkpoint()
+        if self._came:
+            self._bulk = self._bulk + 1 if self._came >= READ_MIN and _LOW_MARKS else min(self._bulk, 0)
+            self._came = 0
+        if self._bulk >= BULK_WAITS:
+            self._set_mark(BULK)
+            return self._bulk_readable()
+        self._set_mark(min(missing, READ_MAX) if missing >= READ_MIN and _LOW_MARKS else 1)
+        return self.readable()
+
+    def _set_mark(self, mark: int) -> None:
         if mark != self._mark:
             self._mark, self._size = mark, max(mark, self._size)
             with suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+
+    async def _bulk_readable(self) -> None:
+        with move_on_after(BULK_TIME) as scope:
+            await self.readable()
+        if scope.cancelled_caught:
+            self._bulk, self._retry = -self._retry, min(self._retry * 2, RETRY_MAX)
+        else:
+            self._retry = RETRY_MIN
 
     def readable(self) -> Awaitable[None]:
         """Wait until there is something to receive; `OSError` if the socket cannot be waited for."""
@@ -439,7 +469,8 @@ class TCPStream(ByteStream):
         try:
             while (data := self.receive_nowait(max_bytes)) is None:
                 self._receiving = True
-                self.expect(0)
+                self._bulk = 0
+                self._set_mark(1)
                 try:
                     await self.readable()
                 finally:
@@ -553,6 +584,18 @@ class TCPStream(ByteStream):
             return f"<TCPStream {_name(self._sock.getsockname())} to {_name(self._sock.getpeername())}>"
         except OSError:
             return "<TCPStream, closed>"
+
+
+@cache
+def _keep_memory() -> None:
+    """Let the C library keep the memory of large frames, in place of giving it back to the system after each of them.
+
+    To get it anew costs a page fault for each 4 KiB, which takes up to three times as long as the frame itself. glibc
+    takes a block from its heap if one of that size was freed before, and keeps twice as much free memory at the end of
+    the heap (mallopt(3), M_MMAP_THRESHOLD). The block that is made and freed here is never touched, so it costs no
+    memory.
+    """
+    bytes(KEPT)
 
 
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT of Linux, which Python knows since version 3.12

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import socket
+import subprocess
+import sys
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -17,7 +21,7 @@ from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols import writing
 from pea2pea.transport import TCPStream
 
-from ..helpers import RawListener, RawPeer, User, memory_pair, wait_until
+from ..helpers import LOCALHOST, RawListener, RawPeer, User, frame, memory_pair, wait_until
 from .outgoing import Sender
 from .stuck import stuck_peer
 
@@ -175,3 +179,51 @@ async def test_many_hooks_that_shut_the_node_down(count: int, monkeypatch: pytes
         await node.wait_closed()
     assert len(user.ended) == count
     assert told < 5 * count
+
+
+RECEIVER = """
+import resource, sys
+import anyio
+from pea2pea import Node
+from pea2pea.codecs import LengthDelimitedCodec
+
+class Sink:
+    count, faults, done = 0, 0, None
+
+    def decoder(self, connection):
+        return LengthDelimitedCodec()
+
+    async def process_message(self, source, message):
+        self.count += 1
+        if self.count == 20:
+            self.faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+async def main():
+    node, sink = Node(), Sink()
+    node.enable_reading(sink)
+    async with node:
+        print((await node.start_listening())[1], flush=True)
+        while not node.connections:
+            await anyio.sleep(0.01)
+        await next(iter(node.connections.values())).wait_closed()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - sink.faults
+        print(sink.count, faults / (sink.count - 20))
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own ways")
+@pytest.mark.parametrize("size", [300_000, 1024 * 1024, 2 * 1024 * 1024])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_memory_of_large_frames_is_not_had_anew_for_each(size: int, backend: str) -> None:
+    """Or else each 4 KiB of a frame costs a page fault, and a frame takes up to four times as long."""
+    command = [sys.executable, "-c", RECEIVER, backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:  # noqa: S603  # our own program
+        assert receiver.stdout is not None
+        with socket.create_connection((LOCALHOST, int(receiver.stdout.readline()))) as sock:
+            for _ in range(220):
+                sock.sendall(frame(bytes(size)))
+        count, faults = receiver.stdout.readline().split()
+    assert int(count) == 220
+    assert float(faults) < size / 4096 / 8

@@ -6,7 +6,7 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pea2pea.transport import LOOK_AGAIN, READ_MAX, READ_MIN, TAKE_MAX, VAIN, TCPStream
+from pea2pea.transport import LOOK_AGAIN, READ_MIN, VAIN, TCPStream
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -99,16 +99,3 @@ def test_a_full_read_is_always_followed_by_a_look() -> None:
         peer.sendall(bytes(READ_MIN + 1))
         assert len(stream.receive_nowait() or b"") == READ_MIN
         assert stream.receive_nowait() == b"\0"
-
-
-def test_the_last_large_chunk_is_kept_once_for_all_streams() -> None:
-    """So the memory of large frames is not given back to the system after each of them."""
-    with counted() as (stream, _, peer), counted() as (other, _, other_peer):
-        peer.setblocking(False)
-        peer.send(bytes(READ_MAX))
-        while (large := stream.receive_nowait() or b"") and len(large) < TAKE_MAX:
-            pass
-        assert TCPStream._ballast is large
-        other_peer.send(b"x")
-        assert other.receive_nowait() == b"x"
-        assert TCPStream._ballast is large

@@ -9,21 +9,32 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
-from anyio import EndOfStream
+from anyio import ClosedResourceError, EndOfStream
 from anyio.abc import SocketAttribute
 
-from pea2pea import Config, Connection, DisconnectOrigin, Side, TCPTransport
+from pea2pea import Config, Connection, DisconnectOrigin, Side, TCPTransport, transport
 from pea2pea.codecs import HeaderCodec, LengthDelimitedCodec, VarintDelimitedCodec, batched, mapped
 from pea2pea.testing import simulate
-from pea2pea.transport import READ_MAX, READ_MIN
+from pea2pea.transport import (
+    BULK,
+    BULK_LOOKS,
+    BULK_TIME,
+    BULK_WAITS,
+    READ_MAX,
+    READ_MIN,
+    RETRY_MAX,
+    RETRY_MIN,
+    TCPStream,
+)
 
 from ..helpers import LOCALHOST, Gate, RawPeer, User, above_info, frame, told_errors, turns, two_nodes, wait_until
 from ..protocols.tls import SecureUser
 from .streams import FAMILIES, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from anyio.abc import ByteStream
 
@@ -206,6 +217,213 @@ async def test_who_throws_away_is_woken_by_any_byte() -> None:
             peer.close()
 
 
+# Bulk: where each of the last waits has brought much, a reader waits for more, for a millisecond at the most
+
+
+class Taking:
+    """Receives all that comes, as a reader of large messages does."""
+
+    def __init__(self, stream: TCPStream) -> None:
+        self.stream = stream
+        self.received = 0
+
+    async def run(self) -> None:
+        while data := self.stream.receive_nowait() or await self.wait():
+            self.received += len(data)
+
+    async def wait(self) -> bytes:
+        while (data := self.stream.receive_nowait()) is None:
+            await self.stream.enough(0)
+        return data
+
+
+@asynccontextmanager
+async def taking(family: str = "TCP") -> AsyncGenerator[tuple[TCPStream, Callable[[int], Awaitable[None]]]]:
+    """A stream that is received from, and a function that sends so much, and returns once that is received."""
+    with wrapped(family) as (stream, peer):
+        reader = Taking(stream)
+
+        async def bring(size: int) -> None:
+            wanted = reader.received + size
+            await peer.send(bytes(size))
+            await wait_until(lambda: reader.received == wanted)
+            await turns(2 * BULK_LOOKS)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(reader.run)
+            yield stream, bring
+            group.cancel_scope.cancel()
+
+
+@pytest.fixture
+def long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait for much lasts so long that it can be looked at."""
+    monkeypatch.setattr(transport, "BULK_TIME", 60.0)
+
+
+async def into_bulk(stream: TCPStream, bring: Callable[[int], Awaitable[None]]) -> int:
+    """Bring much at a time until so much is waited for; return how many times that was."""
+    for count in range(1, RETRY_MAX):
+        await bring(READ_MIN)
+        if mark_of(stream) == BULK:
+            return count
+    raise AssertionError
+
+
+@marks
+@pytest.mark.usefixtures("long")
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_after_many_waits_that_brought_much_one_waits_for_more(family: str) -> None:
+    async with taking(family) as (stream, bring):
+        assert await into_bulk(stream, bring) == BULK_WAITS
+        await bring(2 * BULK)
+
+
+@marks
+@pytest.mark.usefixtures("long")
+@pytest.mark.parametrize("much", [True, False])
+async def test_one_wait_that_brought_little_begins_anew(much: bool) -> None:
+    async with taking() as (stream, bring):
+        for _ in range(BULK_WAITS - 1):
+            await bring(READ_MIN)
+        await bring(READ_MIN if much else READ_MIN - 1)
+        assert mark_of(stream) == (BULK if much else 1)
+        if not much:
+            assert await into_bulk(stream, bring) == BULK_WAITS
+
+
+@marks
+async def test_what_is_less_is_received_a_moment_later_and_then_one_waits_for_any_byte() -> None:
+    async with taking() as (stream, bring):
+        for _ in range(BULK_WAITS):
+            await bring(READ_MIN)
+        with anyio.fail_after(5):
+            await bring(1)
+            await wait_until(lambda: mark_of(stream) == 1)
+
+
+@marks
+async def test_in_vain_it_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "BULK_TIME", 0.0)
+    async with taking() as (stream, bring):
+        counts = list[int]()
+        for _ in range(4):
+            before, count = stream._retry, 0
+            while stream._retry == before:
+                await bring(READ_MIN)
+                count += 1
+            counts.append(count - BULK_WAITS)
+        assert counts == [0, RETRY_MIN, RETRY_MIN * 2, RETRY_MIN * 4]
+        monkeypatch.setattr(transport, "BULK_TIME", 60.0)
+        await into_bulk(stream, bring)
+        await bring(2 * BULK)  # it was worth it
+        assert stream._retry == RETRY_MIN
+
+
+@marks
+@pytest.mark.usefixtures("long")
+async def test_a_plain_receive_ends_it() -> None:
+    with wrapped() as (stream, peer):
+        reader = Taking(stream)
+        async with anyio.create_task_group() as group:
+            group.start_soon(reader.run)
+            for number in range(1, BULK_WAITS + 1):
+                await peer.send(bytes(READ_MIN))
+                await wait_until(lambda: reader.received == number * READ_MIN)  # noqa: B023
+            await wait_until(lambda: mark_of(stream) == BULK)
+            group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            group.start_soon(stream.receive)
+            await wait_until(lambda: mark_of(stream) == 1)
+            await peer.send(b"x")
+
+
+@pytest.mark.parametrize("how", ["idle", "disconnect", "abort", "shut down", "close", "reset", "half-close", "cancel"])
+async def test_every_end_in_bulk_is_as_ever(how: str) -> None:
+    """And nothing that has come before is lost, wherever the flood stops."""
+    user = User(Config(grace_period=2.0), enable={"writing", "on_disconnect"})
+    user.node.enable_reading(user, idle_timeout=0.3 if how == "idle" else None)
+    async with user.node as node, anyio.create_task_group() as group:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            whole = frame(bytes(READ_MIN))
+            for number in range(4 * BULK_WAITS):
+                await peer.send(whole)
+                await wait_until(lambda: len(user.received) > number)  # noqa: B023
+            connection = user.only
+            await peer.send(whole)
+            if how == "idle":
+                pass
+            elif how in {"disconnect", "abort"}:
+                assert await node.disconnect(connection, abort=how == "abort")
+            elif how == "shut down":
+                await node.shut_down()
+            elif how == "cancel":
+                with anyio.CancelScope() as scope:
+                    group.start_soon(node.disconnect, connection)
+                    await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+            elif how == "close":
+                peer.close()
+            elif how == "reset":
+                peer.reset()
+            else:
+                peer.half_close()
+            with anyio.fail_after(5):
+                await connection.wait_closed()
+    by_user = {"disconnect": DisconnectOrigin.USER, "abort": DisconnectOrigin.USER, "cancel": DisconnectOrigin.USER}
+    ours = by_user | {"shut down": DisconnectOrigin.SHUTDOWN}
+    assert user.origins == [ours.get(how, DisconnectOrigin.READING)]
+    if how in {"idle", "close", "half-close"}:
+        assert len(user.received) == 4 * BULK_WAITS + 1
+
+
+@pytest.mark.parametrize("peers", [1, 6])
+async def test_a_flood_of_large_messages_comes_whole_and_in_order(peers: int) -> None:
+    """Also where one epoll of the node's waits for several of them."""
+    sender, sink = User(), User()
+    async with sink.node as node, sender.node:
+        addr = await node.start_listening()
+        flooders = [User(Config(listener_addr=None)) for _ in range(peers)]
+        count, size = 300, 40_000
+
+        async def flood(user: User) -> None:
+            async with user.node:
+                connection = await user.node.connect(addr)
+                for number in range(count):
+                    await user.outbox.send(connection, number.to_bytes(4, "big") + bytes(size))
+
+        async with anyio.create_task_group() as group:
+            for user in flooders:
+                group.start_soon(flood, user)
+        await wait_until(lambda: len(sink.received) == peers * count, timeout=20)
+        numbers = [int.from_bytes(message[:4], "big") for message in sink.received]
+        assert sorted(numbers) == sorted(list(range(count)) * peers)
+        assert peers > 1 or numbers == list(range(count))
+
+
+def test_in_virtual_time_a_message_in_bulk_is_late_by_a_millisecond_at_most() -> None:
+    async def bulk(sim: Simulation) -> None:
+        late = list[float]()
+        sink = User(Config(listener_addr=("10.0.0.1", 1)), transport=sim.host("10.0.0.1"))
+        sender = User(Config(listener_addr=None), transport=sim.host("10.0.0.2"))
+
+        async def note(_: object, message: bytes) -> None:
+            late.append(anyio.current_time() - float(message[:20]))
+
+        sink.handle = note
+        async with sim.running([sink.node, sender.node]):
+            connection = await sender.node.connect(("10.0.0.1", 1))
+            for _ in range(1000):
+                sender.outbox.send_nowait(connection, f"{anyio.current_time():020.9f}".encode() + bytes(READ_MIN))
+                await anyio.sleep(0.0006)  # so that a wait ends too late for the first of two messages
+            await sim.until(lambda: len(late) == 1000, within=1)
+        assert max(late) <= BULK_TIME + 1e-9
+        assert 1 <= sum(moment > 1e-6 for moment in late) <= 6
+
+    for backend in ("asyncio", "trio"):
+        simulate(bulk, backend=backend)
+
+
 # Buffers, wrappers, and other sockets
 
 
@@ -259,8 +477,9 @@ async def test_a_socket_of_either_family_can_be_adopted(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_plain_receive_is_woken_by_one_byte_whatever_was_expected_before(family: str) -> None:
     with wrapped(family) as (stream, peer):
-        for expected in (LARGE, 1 << 80, 20_000, -1):
-            stream.expect(expected)
+        for missing in (LARGE, 1 << 80, 20_000, -1):
+            with anyio.move_on_after(0):
+                await stream.enough(missing)
             async with anyio.create_task_group() as group:
 
                 async def send() -> None:
@@ -269,16 +488,18 @@ async def test_a_plain_receive_is_woken_by_one_byte_whatever_was_expected_before
 
                 group.start_soon(send)
                 assert await stream.receive() == b"x"
-        stream.expect(LARGE)
+        with anyio.move_on_after(0):
+            await stream.enough(LARGE)
         peer.half_close()
         with pytest.raises(EndOfStream):
             await stream.receive()
 
 
-async def test_expecting_something_of_a_closed_stream_is_nothing() -> None:
+async def test_nothing_is_enough_of_a_closed_stream() -> None:
     with wrapped() as (stream, _):
         stream.close()
-        stream.expect(LARGE)
+        with pytest.raises((ClosedResourceError, OSError)):
+            await stream.enough(LARGE)
 
 
 async def test_a_node_without_reading_reads_ahead_as_it_comes() -> None:

@@ -300,9 +300,7 @@ class Reader(Generic[M]):
                 data = await session.stream.receive(TAKE_MAX)
             else:
                 while (data := direct.receive_nowait()) is None:
-                    if self._asks:
-                        direct.expect(self._missing())
-                    await direct.readable()
+                    await (direct.enough(self._missing()) if self._asks else direct.readable())
                     self._until = _clock.now() + SLICE
         except EndOfStream:
             data = b""

@@ -312,6 +312,7 @@ class Writer(Generic[M_contra]):
         """The task: writes what cannot be written without waiting."""
         try:
             while True:
+                self.flush()  # first what can be written without waiting: to wait takes longer than to write
                 if not self._batch:
                     if not self._queue:
                         self._rest()
