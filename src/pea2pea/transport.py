@@ -389,6 +389,8 @@ class TCPStream(ByteStream):
             sent = self._sock.send(part)
         except (BlockingIOError, InterruptedError):
             sent = 0
+        if sent >= TAKE_MAX:
+            _keep_memory()
         self._half_sent = sent < len(part)
         return sent
 
