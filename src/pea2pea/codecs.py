@@ -220,6 +220,15 @@ class _LengthPrefixed(_Prefixed[bytes]):
             raise _too_long(size, self.max_length)
         return self._headers[size], message
 
+    def encode_short(self, messages: list[bytes]) -> bytes | None:
+        """Return the frames of messages that are all short, joined; None if one is not, or is none."""
+        if set(map(type, messages)) != {bytes} or max(map(len, messages)) > self._joined:
+            return None
+        parts = [b""] * (2 * len(messages))
+        parts[::2] = map(self._headers.__getitem__, map(len, messages))
+        parts[1::2] = messages
+        return b"".join(parts)
+
 
 class LengthDelimitedCodec(_LengthPrefixed):
     """Messages of bytes behind a length of fixed width.
@@ -627,19 +636,21 @@ class _Batched(_Wrapped[M]):
 
     def encode(self, message: list[M], /) -> Frame:
         _require(list, message)
-        frames = list(map(self._codec.encode, message))
-        if set(map(type, frames)) == {bytes} and max(map(len, frames)) <= _JOINED:  # the common case, for its speed
-            return b"".join(cast("list[bytes]", frames))
+        if isinstance(self._codec, _LengthPrefixed):  # the common case, for its speed
+            joined = self._codec.encode_short(cast("list[bytes]", message))
+            if joined is not None:
+                return joined
         parts: list[Chunk] = []
         small: list[Chunk] = []
-        for frame in frames:
+        for frame in map(self._codec.encode, message):
             for part in frame if isinstance(frame, tuple) else (frame,):
                 if len(part) <= _JOINED:
                     small.append(part)
                 else:
                     parts += b"".join(small), part
                     small.clear()
-        return tuple(filter(None, (*parts, b"".join(small)))) or b""
+        rest = b"".join(small)
+        return tuple(filter(None, (*parts, rest))) if parts else rest
 
     def _messages(self, inner: Iterator[M]) -> Iterator[list[M]]:
         full = True

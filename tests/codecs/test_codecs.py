@@ -494,6 +494,19 @@ def test_parts_of_a_batch() -> None:
     assert as_they_are[1] is other
 
 
+@pytest.mark.parametrize("make", [LengthDelimitedCodec, VarintDelimitedCodec])
+@pytest.mark.parametrize("lengths", [[0, 1, 5, 1024, 1025], [8192, 8193], [20_000, 3], [3, 20_000, 0, 200_000]])
+def test_a_batch_with_length_prefixes_is_its_frames_in_a_row(
+    make: Callable[..., Codec[bytes]], lengths: list[int]
+) -> None:
+    codec = make(max_length=200_000)
+    messages = [bytes([index]) * length for index, length in enumerate(lengths)]
+    assert whole(batched(codec).encode(messages)) == b"".join(whole(codec.encode(message)) for message in messages)
+    for wrong, error in ((bytes(200_001), ValueError), ("text", TypeError), (bytearray(3), TypeError)):
+        with pytest.raises(error):
+            batched(codec).encode([*messages, wrong])  # type: ignore[list-item]  # for those without a checker
+
+
 def test_only_lists_of_messages_are_sent_as_batches() -> None:
     for wrong in ("text", ("a", "b"), None, iter(["a"])):
         with pytest.raises(TypeError, match=f"a message must be list, not {type(wrong).__name__}"):
