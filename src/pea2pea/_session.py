@@ -121,7 +121,7 @@ class Session:
         self.attention: bool = False  # what has happened may have cancelled `scope`, which takes longer to look up
         self.reset: bool = False  # what the kernel still holds for the peer shall be thrown away
         self.endpoints: tuple[Address, Address] | None = None  # of the socket, if it might lead back to this node
-        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] = {}  # of tasks that are to begin
+        self.unbegun: dict[object, Coroutine[Any, Any, None] | None] | None = None  # of tasks that are to begin
         self.others: int = 0  # tasks beside its own
         self.released: bool = False  # the socket is closed, and the slot is free
         self._closed: Event | None = None
@@ -187,13 +187,14 @@ class Session:
         """
         assert self.tasks is not None
         key = object()
-        self.unbegun[key] = None
+        unbegun = self.unbegun = {} if self.unbegun is None else self.unbegun
+        unbegun[key] = None
         self.others += 1
         context = self.context.copy()
         # in one line: an interrupt between two lines would find a coroutine that nobody closes
         handle = start_in(self.tasks, self._supervise(func, origin, key, runs_hooks), name, context)
-        if key in self.unbegun:  # no eager task (asyncio)
-            self.unbegun[key] = handle.coro
+        if key in unbegun:  # no eager task (asyncio)
+            unbegun[key] = handle.coro
         return handle
 
     async def _supervise(
@@ -202,7 +203,8 @@ class Session:
         try:  # at once: trio raises KeyboardInterrupt anywhere
             task = 0
             try:
-                self.unbegun.pop(key, None)
+                if self.unbegun:
+                    self.unbegun.pop(key, None)
                 if runs_hooks:
                     task = get_current_task().id
                     self.hook_tasks[task] = self
@@ -287,7 +289,7 @@ class Session:
     def finish(self) -> None:
         """Wake those who wait for its end, and drop all references, so that it needs no cycle collector."""
         self.reader = self.writer = self.tasks = self.scope = None
-        for coro in self.unbegun.values():  # cancelled from outside before they began (asyncio)
+        for coro in (self.unbegun or {}).values():  # cancelled from outside before they began (asyncio)
             if coro is not None:
                 coro.close()
         # so that a connection that a user keeps holds nothing

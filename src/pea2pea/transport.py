@@ -328,7 +328,7 @@ class TCPStream(ByteStream):
         self._bulk = 0  # how many times in a row that was READ_MIN or more; below 0: so many are not counted,
         self._retry = RETRY_MIN  # ... which are so many after the next time that BULK bytes took too long
         self._receiving = False  # a `receive` waits
-        self._senders: list[Event] = []  # the `send`s under way; the first one has its turn
+        self._senders: list[Event] | None = None  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come
         self.held: bool = False
         """While it is set, `aclose` does nothing: a wrapper's (TLS) must not cut off what is still under way."""
@@ -438,7 +438,7 @@ class TCPStream(ByteStream):
 
     def _set_mark(self, mark: int) -> None:
         if mark != self._mark:
-            self._mark, self._size = mark, max(mark, self._size)
+            self._mark, self._size = mark, max(min(mark, READ_MAX), self._size)
             with suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
 
@@ -448,7 +448,7 @@ class TCPStream(ByteStream):
         if scope.cancelled_caught:
             self._bulk, self._retry = -self._retry, min(self._retry * 2, RETRY_MAX)
         else:
-            self._retry = RETRY_MIN
+            self._retry = max(self._retry // 2, RETRY_MIN)
 
     def readable(self) -> Awaitable[None]:
         """Wait until there is something to receive; `OSError` if the socket cannot be waited for."""
@@ -490,10 +490,11 @@ class TCPStream(ByteStream):
         an unknown part sent, or nothing while it waits for another one.
         """
         turn = Event()
-        self._senders.append(turn)  # before anything is waited for: the order of the calls is that of TLS records
+        senders = self._senders = [] if self._senders is None else self._senders
+        senders.append(turn)  # before anything is waited for: the order of the calls is that of TLS records
         try:
             await checkpoint()
-            if self._senders[0] is not turn:
+            if senders[0] is not turn:
                 await turn.wait()
             if self._half_sent:
                 raise BusyResourceError("sending to")
@@ -501,10 +502,10 @@ class TCPStream(ByteStream):
         except OSError as error:
             raise self._gone() from error
         finally:
-            was_first = self._senders[0] is turn
-            self._senders.remove(turn)
-            if was_first and self._senders:
-                self._senders[0].set()
+            was_first = senders[0] is turn
+            senders.remove(turn)
+            if was_first and senders:
+                senders[0].set()
 
     async def _send_all(self, rest: memoryview) -> None:
         while rest:

@@ -317,7 +317,7 @@ async def test_in_vain_it_is_tried_less_and_less_often(monkeypatch: pytest.Monke
         monkeypatch.setattr(transport, "BULK_TIME", 60.0)
         await into_bulk(stream, bring)
         await bring(2 * BULK)  # it was worth it
-        assert stream._retry == RETRY_MIN
+        assert stream._retry == RETRY_MIN * 8
 
 
 @marks

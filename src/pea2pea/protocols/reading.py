@@ -39,6 +39,7 @@ BULK = 1024  # bytes of a chunk that tell of large frames
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
 JUST_NOW = -math.inf
 _END = object()
+_NOTHING: Iterator[Any] = iter(())
 
 
 class Reading(Protocol[M]):
@@ -136,7 +137,7 @@ class Reader(Generic[M]):
 
     __slots__ = (
         "_activity", "_ahead", "_asks", "_backlog", "_busy", "_decoder", "_direct", "_in_hand", "_messages", "_pace",
-        "_passed_on", "_process", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn",
+        "_passed_on", "_reading", "_saw_end", "_scope", "_second", "_second_began", "_session", "_stop", "_turn",
         "_until", "_waiting_to_read", "quiet_since",
     )  # fmt: skip
 
@@ -148,7 +149,7 @@ class Reader(Generic[M]):
         self._session = session
         self._direct = session.direct
         self._decoder = decoder
-        self._process = reading.process_message
+        self._reading = reading
         self._activity = activity  # None: a peer may be silent for ever
         self._busy = False  # one reader processes
         self._passed_on = False  # ... and the other one has the right to read
@@ -161,7 +162,7 @@ class Reader(Generic[M]):
         self._second_began = False
         self._turn: Event | None = None  # where one waits for the other to be done processing
         self._waiting_to_read: Event | None = None  # where one waits for the right to read
-        self._messages: Iterator[M] = iter(())  # what is being decoded
+        self._messages: Iterator[M] = _NOTHING  # what is being decoded
         self._backlog: Backlog[M] | None = None if drop_beyond is None else Backlog(session, drop_beyond)
         self._until = _clock.now() + SLICE  # when the event loop should get its turn
         self._pace = 16  # messages between two looks around
@@ -330,7 +331,7 @@ class Reader(Generic[M]):
 
     async def _process_some(self, data: bytes | None) -> bool:
         """Decode `data`, if any, and process what is there; True: there is more, but the event loop has its turn."""
-        session, process, source = self._session, self._process, self._session.connection
+        session, process, source = self._session, self._reading.process_message, self._session.connection
         count, self._stop = 0, self._pace if session.state is State.OPEN else 0
         looked, messages = _clock.now(), self._messages
         try:
