@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +12,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests.benchmarks import channels
+from tests.benchmarks.plan import MORE_LOOPS
 from tests.benchmarks.program import take_turns
 from tests.benchmarks.work import BACKLOG, HOST, PREFIX, Contestant, Figures, Server, Tell, Work
 
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
     Serve = Callable[[Work, Tell], Coroutine[object, object, object]]
     Call = Callable[[Work, Server], Coroutine[object, object, Figures]]
 
-LOOPS: dict[str, tuple[str, dict[str, bool]]] = {
+LOOPS: dict[str, tuple[str, dict[str, object]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+LOOPS |= {loop: ("asyncio", {"loop_factory": import_module(loop).new_event_loop}) for loop in MORE_LOOPS}
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.benchmarks.work import Work
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOOPS = ("asyncio", "uvloop", "trio")
-OURS = ("pea2pea, asyncio", "pea2pea, uvloop", "pea2pea, trio")
+MORE_LOOPS = tuple(loop for loop in ("rloop", "zuvloop") if find_spec(loop) is not None)  # where they are installed
+OURS = tuple(f"pea2pea, {loop}" for loop in (*LOOPS, *MORE_LOOPS))
 BATCHED = ("pea2pea batched, asyncio", "pea2pea batched, uvloop", "pea2pea batched, trio")
 ANYIO = ("anyio, asyncio", "anyio, uvloop", "anyio, trio")
 ASYNCIO = ("asyncio streams", "asyncio streams, uvloop")
