@@ -47,12 +47,11 @@ if sys.platform != "win32":
 READ_MIN, READ_MAX = 16 * 1024, 256 * 1024
 TAKE_MAX = 65_536  # what one unspecified `receive` takes, as AnyIO's streams do
 VAIN, LOOK_AGAIN = 8, 64  # so many looks for more in vain, and one only waits; after so many, one looks again
-BULK, BULK_TIME = 512 * 1024, 0.001  # where much comes at a time, one waits for so many bytes, for so long at most,
-BULK_WAITS, BULK_LOOKS = 16, 2  # ... after so many waits in a row that brought READ_MIN or more, and so many looks
-RETRY_MIN, RETRY_MAX = (
-    64,
-    4096,
-)  # ... and again, if that was too long, after so many waits more: each time twice as many
+BULK = 512 * 1024  # bytes for which a reader waits in a bulk transfer,
+BULK_TIME = 0.001  # ... for so many seconds at most,
+BULK_WAITS = 16  # ... after so many waits in a row that brought READ_MIN bytes or more each,
+BULK_TURNS = 2  # ... and after so many turns of the event loop
+RETRY_MIN, RETRY_MAX = 64, 4096  # after a wait for BULK in vain so many are ordinary ones: at first, and at the most
 KEPT = 8 * 1024 * 1024  # the memory of frames up to this size is kept when they are done
 PARTS_MAX = 512  # parts of one sendmsg, below every system's IOV_MAX
 POLL = 0.25  # seconds after which a full socket is tried again: Linux says "writable" only when a third of it is free
@@ -312,8 +311,8 @@ class TCPStream(ByteStream):
     """
 
     __slots__ = (
-        "_back", "_bulk", "_came", "_half_sent", "_looks", "_mark", "_receiving", "_retry", "_senders", "_short",
-        "_size", "_sock", "_vain", "held", "poller",
+        "_back", "_bulk", "_came", "_half_sent", "_mark", "_receiving", "_retry", "_senders", "_short", "_size",
+        "_sock", "_turns", "_vain", "held", "poller",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -324,9 +323,9 @@ class TCPStream(ByteStream):
         self._vain = 0  # how many times in a row there was nothing more behind a short read
         self._mark: int = 1  # bytes from which on the kernel calls the socket readable
         self._came = 0  # bytes since the last wait
-        self._looks = 0  # how often `readable` has returned too early since then
-        self._bulk = 0  # how many times in a row that was READ_MIN or more; below 0: so many are not counted,
-        self._retry = RETRY_MIN  # ... which are so many after the next time that BULK bytes took too long
+        self._turns = 0  # of the event loop that it had in place of a wait since the last bytes came
+        self._bulk = 0  # waits in a row that brought READ_MIN bytes or more; below 0: so many are not counted
+        self._retry = RETRY_MIN  # ... which are so many after the next wait for BULK in vain
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] | None = None  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come
@@ -366,7 +365,7 @@ class TCPStream(ByteStream):
             self._vain = 0
         taken = len(data)
         self._came += taken
-        self._looks = 0
+        self._turns = 0
         if taken >= TAKE_MAX:
             _keep_memory()
         self._short = 0 < taken < size
@@ -424,8 +423,8 @@ class TCPStream(ByteStream):
         last waits has brought much, this returns too early twice, after a turn of the event loop, and then waits for
         BULK bytes, or for a millisecond.
         """
-        if self._bulk >= BULK_WAITS and self._looks < BULK_LOOKS:
-            self._looks += 1
+        if self._bulk >= BULK_WAITS and self._turns < BULK_TURNS:
+            self._turns += 1
             return checkpoint()
         if self._came:
             self._bulk = self._bulk + 1 if self._came >= READ_MIN and _LOW_MARKS else min(self._bulk, 0)

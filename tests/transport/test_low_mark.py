@@ -19,8 +19,8 @@ from pea2pea.codecs import HeaderCodec, LengthDelimitedCodec, VarintDelimitedCod
 from pea2pea.testing import simulate
 from pea2pea.transport import (
     BULK,
-    BULK_LOOKS,
     BULK_TIME,
+    BULK_TURNS,
     BULK_WAITS,
     READ_MAX,
     READ_MIN,
@@ -247,7 +247,7 @@ async def taking(family: str = "TCP") -> AsyncGenerator[tuple[TCPStream, Callabl
             wanted = reader.received + size
             await peer.send(bytes(size))
             await wait_until(lambda: reader.received == wanted)
-            await turns(2 * BULK_LOOKS)
+            await turns(2 * BULK_TURNS)
 
         async with anyio.create_task_group() as group:
             group.start_soon(reader.run)
