@@ -115,6 +115,8 @@ async def _run_end(
         if not isinstance(session.base, TCPStream):
             await close_stream(session.base, session.report, reset=session.reset)
     elif not drained:
+        if isinstance(session.base, TCPStream):
+            session.base.leave_poller()
         discarder = Discarder(session, session.stream)
     await _run_hooks(session, greeting, on_disconnect)
     await _flush(session, writer, discarder)

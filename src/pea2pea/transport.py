@@ -311,8 +311,8 @@ class TCPStream(ByteStream):
     """
 
     __slots__ = (
-        "_back", "_bulk", "_came", "_half_sent", "_mark", "_receiving", "_retry", "_senders", "_short", "_size",
-        "_sock", "_turns", "_vain", "held", "poller",
+        "_back", "_bulk", "_came", "_ends", "_half_sent", "_mark", "_receiving", "_retry", "_senders", "_short",
+        "_size", "_sock", "_turns", "_vain", "held", "poller",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -326,6 +326,7 @@ class TCPStream(ByteStream):
         self._turns = 0  # of the event loop that it had in place of a wait since the last bytes came
         self._bulk = 0  # waits in a row that brought READ_MIN bytes or more; below 0: so many are not counted
         self._retry = RETRY_MIN  # ... which are so many after the next wait for BULK in vain
+        self._ends = 0  # _THEIRS, _OURS: which directions have ended in order
         self._receiving = False  # a `receive` waits
         self._senders: list[Event] | None = None  # the `send`s under way; the first one has its turn
         self._half_sent = False  # the rest of what `send_nowait` was given is still to come
@@ -364,6 +365,8 @@ class TCPStream(ByteStream):
         if looks:
             self._vain = 0
         taken = len(data)
+        if not taken:
+            self._ends |= _THEIRS
         self._came += taken
         self._turns = 0
         if taken >= TAKE_MAX:
@@ -526,6 +529,7 @@ class TCPStream(ByteStream):
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise self._gone() from error
+        self._ends |= _OURS
 
     async def aclose(self) -> None:
         """Close the socket, unless the node holds it."""
@@ -549,15 +553,20 @@ class TCPStream(ByteStream):
         try:
             if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            if reset or _has_unread(sock):
+            if reset or (not self._ends & _THEIRS and _has_unread(sock)):
                 _disconnect(sock)
-            else:
+            elif self._ends != _THEIRS | _OURS:
                 sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        if self.poller is not None:
-            self.poller.forget(sock)
+        self.leave_poller()
         _forget(sock)
+
+    def leave_poller(self) -> None:
+        """Wait in the event loop's way from now on: who ends waits once or twice, and shall not wake the poller."""
+        if self.poller is not None:
+            self.poller.forget(self._sock)
+            self.poller = None
 
     def unacknowledged(self) -> int | None:
         """Bytes sent, the end of the stream included, that the peer's kernel has not acknowledged; None: unknown."""
@@ -608,6 +617,7 @@ if sys.platform == "linux":
 
         _connect = ctypes.CDLL(None).connect
 _LOW_MARKS = sys.platform == "linux"  # elsewhere it is not documented that a full buffer wakes the reader
+_THEIRS, _OURS = 1, 2
 _SENDMSG = hasattr(socket.socket, "sendmsg")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 # errors of connections that ended before they were accepted (accept(2), "Error handling")

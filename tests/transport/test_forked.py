@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from anyio import EndOfStream
 from anyio.abc import SocketAttribute
 
 from pea2pea import Config, TCPTransport
@@ -54,6 +55,26 @@ async def test_a_peer_sees_the_end_of_a_stream_that_a_child_has_too(reset: bool)
     with wrapped() as (stream, peer), child():
         stream.close(reset=reset)
         assert await how_it_ended(peer) == ("reset" if reset and sys.platform == "linux" else "end")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("theirs", [True, False])
+async def test_only_a_direction_that_has_not_ended_is_shut_down(
+    ours: bool, theirs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = list[int]()
+    with wrapped() as (stream, peer), child():
+        if theirs:
+            peer.half_close()
+            with pytest.raises(EndOfStream):
+                await stream.receive()
+        if ours:
+            await stream.send_eof()
+        monkeypatch.setattr(socket.socket, "shutdown", lambda _, how: called.append(how))
+        stream.close()
+        assert called == ([] if ours and theirs else [socket.SHUT_RDWR])
+        monkeypatch.undo()
+        assert not theirs or not ours or await how_it_ended(peer) == "end"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it waits for the child")

@@ -220,6 +220,22 @@ async def test_every_end_is_noticed(how: str) -> None:
     }
 
 
+async def test_who_ends_does_not_wake_it() -> None:
+    """An orderly end waits once or twice: for that, its socket leaves the poller before the peer closes."""
+    async with many_peers() as peers, anyio.create_task_group() as group:
+        await peers.talk_until_it_is_used()
+        epoll = poller_of(peers.user)._epoll
+        assert epoll is not None
+        connection = next(iter(peers.user.node.connections.values()))
+        number = connection.extra(SocketAttribute.raw_socket).fileno()
+        epoll.modify(number, 0)  # it was there
+        group.start_soon(peers.user.node.disconnect, connection)
+        await wait_until(lambda: connection.origin is not None)
+        await turns()
+        with pytest.raises(FileNotFoundError):
+            epoll.modify(number, 0)
+
+
 async def test_a_node_that_has_shut_down_has_no_descriptor_left() -> None:
     async with many_peers():  # the first one may open what the event loop keeps
         pass
