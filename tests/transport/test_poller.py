@@ -224,6 +224,8 @@ async def test_who_ends_does_not_wake_it() -> None:
     """An orderly end waits once or twice: for that, its socket leaves the poller before the peer closes."""
     async with many_peers() as peers, anyio.create_task_group() as group:
         await peers.talk_until_it_is_used()
+        await peers.talk(rounds=1)
+        await turns()
         epoll = poller_of(peers.user)._epoll
         assert epoll is not None
         connection = next(iter(peers.user.node.connections.values()))
