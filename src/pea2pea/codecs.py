@@ -636,8 +636,10 @@ class _Batched(_Wrapped[M]):
 
     def encode(self, message: list[M], /) -> Frame:
         _require(list, message)
-        if isinstance(self._codec, _LengthPrefixed):  # the common case, for its speed
-            joined = self._codec.encode_short(cast("list[bytes]", message))
+        codec = self._codec
+        # the common case, for its speed; not where a subclass encodes in its own way
+        if isinstance(codec, _LengthPrefixed) and getattr(codec.encode, "__func__", None) is _LengthPrefixed.encode:
+            joined = codec.encode_short(cast("list[bytes]", message))
             if joined is not None:
                 return joined
         parts: list[Chunk] = []

@@ -606,7 +606,8 @@ def _keep_memory() -> None:
     the heap (mallopt(3), M_MMAP_THRESHOLD). The block that is made and freed here is never touched, so it costs no
     memory.
     """
-    bytes(KEPT)
+    with suppress(MemoryError):
+        bytes(KEPT)
 
 
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT of Linux, which Python knows since version 3.12

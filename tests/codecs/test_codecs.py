@@ -507,6 +507,17 @@ def test_a_batch_with_length_prefixes_is_its_frames_in_a_row(
             batched(codec).encode([*messages, wrong])  # type: ignore[list-item]  # for those without a checker
 
 
+def test_a_codec_that_encodes_in_its_own_way_does_so_in_a_batch() -> None:
+    class Reversed(LengthDelimitedCodec):
+        def encode(self, message: bytes, /) -> Frame:
+            return super().encode(message[::-1])
+
+    replaced = VarintDelimitedCodec()
+    replaced.encode = lambda message, /: message[::-1]  # type: ignore[method-assign]  # as a test's double does
+    assert batched(Reversed()).encode([b"ab", b"cd"]) == b"\0\0\0\x02ba\0\0\0\x02dc"
+    assert batched(replaced).encode([b"ab", b"cd"]) == b"badc"
+
+
 def test_only_lists_of_messages_are_sent_as_batches() -> None:
     for wrong in ("text", ("a", "b"), None, iter(["a"])):
         with pytest.raises(TypeError, match=f"a message must be list, not {type(wrong).__name__}"):

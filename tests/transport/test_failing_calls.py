@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from anyio import BrokenResourceError, ClosedResourceError
 from anyio.abc import SocketAttribute
 
 from pea2pea import Address, Config, Connection, DisconnectOrigin, Side, TCPTransport, transport
-from pea2pea.transport import TCPStream
+from pea2pea.transport import TAKE_MAX, TCPStream
 
 from ..helpers import LOCALHOST, Echo, RawPeer, User, connect, two_nodes, wait_until
 from .streams import wrapped
@@ -136,6 +137,18 @@ async def test_foreign_close_of_a_listener() -> None:
         await listener.accept()
     await listener.aclose()
     await listener.aclose()
+
+
+async def test_want_of_memory_to_keep_loses_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel has taken counts as sent, and what it has given is received."""
+    monkeypatch.setattr(transport, "KEPT", sys.maxsize // 2)
+    transport._keep_memory.cache_clear()
+    size = 2 * TAKE_MAX
+    with wrapped("Unix") as (stream, peer):
+        assert stream.send_some(bytes(size)) == size
+        transport._keep_memory.cache_clear()
+        peer.sock.sendall(bytes(size))
+        assert sum(len(stream.receive_nowait() or b"") for _ in range(3)) == size
 
 
 # Waiting
