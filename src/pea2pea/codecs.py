@@ -220,7 +220,7 @@ class _LengthPrefixed(_Prefixed[bytes]):
             raise _too_long(size, self.max_length)
         return self._headers[size], message
 
-    def encode_short(self, messages: list[bytes]) -> bytes | None:
+    def _encode_short(self, messages: list[bytes]) -> bytes | None:
         """Return the frames of messages that are all short, joined; None if one is not, or is none."""
         if set(map(type, messages)) != {bytes} or max(map(len, messages)) > self._joined:
             return None
@@ -637,9 +637,9 @@ class _Batched(_Wrapped[M]):
     def encode(self, message: list[M], /) -> Frame:
         _require(list, message)
         codec = self._codec
-        # the common case, for its speed; not where a subclass encodes in its own way
+        # the common case, for its speed; not where a subclass encodes in its own way. The method is of this module
         if isinstance(codec, _LengthPrefixed) and getattr(codec.encode, "__func__", None) is _LengthPrefixed.encode:
-            joined = codec.encode_short(cast("list[bytes]", message))
+            joined = codec._encode_short(cast("list[bytes]", message))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
             if joined is not None:
                 return joined
         parts: list[Chunk] = []
