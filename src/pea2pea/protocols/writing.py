@@ -32,6 +32,7 @@ BATCH = 256 * 1024  # bytes of one write
 LARGE = 16 * 1024  # parts from this size on are not copied
 PARTS = 16  # a frame of more parts than these has its small ones joined before it is sent
 QUANTUM = 64 * 1024  # bytes that must get through within the write timeout
+_NOTHING: list[Chunk] = []  # one for all that write nothing; nobody adds to it
 SLICE = 0.001  # seconds of flushing before the event loop gets its turn
 
 
@@ -200,7 +201,7 @@ class Writer(Generic[M_contra]):
         self._queue: list[Frame] = []
         self._size = 0  # bytes queued or in hand
         self._large = False  # there may be more in the queue than small bytes
-        self._batch: list[Chunk] = []  # what is being written,
+        self._batch: list[Chunk] = _NOTHING  # what is being written,
         self._batch_count = 0  # ... its messages,
         self._batch_size = 0  # ... and their bytes
         self._active = False  # the flusher or the task is going to look at the queue
@@ -346,7 +347,7 @@ class Writer(Generic[M_contra]):
                 await direct.writable()
             before = sum(map(len, self._batch))
             if not before:  # given up meanwhile
-                self._batch = []
+                self._batch = _NOTHING
                 return
             self._batch = direct.send_nowait(self._batch)
             taken += before - sum(map(len, self._batch))
@@ -365,7 +366,7 @@ class Writer(Generic[M_contra]):
                 await self.session.stream.send(data[start : start + QUANTUM])
             if scope.cancelled_caught:
                 raise self._timed_out()
-        self._batch = []
+        self._batch = _NOTHING
 
     def _timed_out(self) -> TimeoutError:
         self.session.report.heuristics.write_timeouts += 1
@@ -496,7 +497,7 @@ class Writer(Generic[M_contra]):
         self.close()
         lost = self.pending
         self._queue.clear()
-        self._batch = []
+        self._batch = _NOTHING
         self._batch_count = self._batch_size = 0
         self._count(-self.pending, -self._size)
         while self._deliveries:
