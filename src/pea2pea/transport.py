@@ -418,7 +418,7 @@ class TCPStream(ByteStream):
         self._half_sent = False
         return []
 
-    def enough(self, missing: int) -> Awaitable[None]:
+    def wait_for(self, missing: int) -> Awaitable[None]:
         """Wait as `readable`, but for so many bytes, as nothing can be done before; 0: for any.
 
         Each time that a reader is woken costs it, and on loopback the sender too. The kernel calls the socket readable

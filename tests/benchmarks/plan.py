@@ -196,7 +196,7 @@ BARS = (
     Bar("round trip: of AnyIO's", share("one", "p50", "anyio, {}"), most=1.4, on=("uvloop", "trio")),
     Bar("set-ups: of AnyIO's", share("setup", "rate", "anyio, {}"), least=1.0, on=("asyncio", "trio")),
     Bar("set-ups: of AnyIO's", share("setup", "rate", "anyio, {}"), least=0.7, on=("uvloop",)),
-    Bar("idle connection: kB", own("setup", "rss", 1e-3), most=10.5),
+    Bar("idle connection: kB", own("setup", "rss", 1e-3), most=9.8),
     Bar("broadcast: CPU of bare sends", share("broadcast", "cpu", "ceiling"), most=1.3),
     Bar("1,000 connections: CPU of ten", growth("10", "1,000"), most=1.5),
     Bar("10,000 connections: CPU of ten", growth("10", "10,000"), most=1.5),

@@ -206,7 +206,7 @@ async def test_connect_while_draining() -> None:
 
     async def handle(source: Connection, message: bytes) -> None:
         busy.set()
-        await sleep(0.05)  # no condition: it is about handlers that take so long
+        await sleep(0.05)  # no condition: a thousand of these take far longer than the grace, which is a time
 
     user.handle = handle
     async with user.node as node:

@@ -188,7 +188,7 @@ from pea2pea import Node
 from pea2pea.codecs import LengthDelimitedCodec
 
 class Sink:
-    count, faults, done = 0, 0, None
+    count, faults = 0, 0
 
     def decoder(self, connection):
         return LengthDelimitedCodec()
@@ -198,14 +198,17 @@ class Sink:
         if self.count == 20:
             self.faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
+    async def on_disconnect(self, connection, origin):
+        self.ended.set()
+
 async def main():
     node, sink = Node(), Sink()
+    sink.ended = anyio.Event()
     node.enable_reading(sink)
+    node.enable_on_disconnect(sink)
     async with node:
         print((await node.start_listening())[1], flush=True)
-        while not node.connections:
-            await anyio.sleep(0.01)
-        await next(iter(node.connections.values())).wait_closed()
+        await sink.ended.wait()
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - sink.faults
         print(sink.count, faults / (sink.count - 20))
 

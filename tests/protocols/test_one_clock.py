@@ -48,13 +48,13 @@ async def say_nothing(stream: MemoryStream) -> None:
 async def drip(stream: MemoryStream) -> None:
     with suppress(anyio.BrokenResourceError):  # it has been disconnected
         for byte in frame(bytes(100)):
-            await sleep(10)
+            await sleep(10)  # no condition: the test is about a clock, which jumps
             await stream.send(bytes([byte]))
 
 
 async def say_something_twice(stream: MemoryStream) -> None:
     for _ in range(2):
-        await sleep(IDLE - 1)
+        await sleep(IDLE - 1)  # likewise
         await stream.send(frame(b"still here"))
 
 

@@ -35,7 +35,7 @@ from ..transport import READ_MAX, TAKE_MAX
 M = TypeVar("M")
 
 SLICE = 0.001  # seconds of work before the event loop gets its turn
-BULK = 1024  # bytes of a chunk that tell of large frames
+LARGE_CHUNK = 1024  # bytes of a chunk that tell of large frames
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
 JUST_NOW = -math.inf
 _END = object()
@@ -301,7 +301,7 @@ class Reader(Generic[M]):
                 data = await session.stream.receive(TAKE_MAX)
             else:
                 while (data := direct.receive_nowait()) is None:
-                    await (direct.enough(self._missing()) if self._asks else direct.readable())
+                    await (direct.wait_for(self._missing()) if self._asks else direct.readable())
                     self._until = _clock.now() + SLICE
         except EndOfStream:
             data = b""
@@ -316,7 +316,7 @@ class Reader(Generic[M]):
             self._saw_end = True
             self.drain()
         self._ahead = size = len(data)
-        self._asks = self._asks or size >= BULK
+        self._asks = self._asks or size >= LARGE_CHUNK
         session.stats.bytes_received += size
         session.totals.bytes_received += size
         return data
