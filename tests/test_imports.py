@@ -28,6 +28,7 @@ ORDER = (
     "_report",
     "_tasks",
     "_session",
+    "_queue",
     "protocols",
     "protocols.handshake",
     "protocols.reading",

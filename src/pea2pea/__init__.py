@@ -10,6 +10,7 @@ The modules, in the order of a connection's life (imports point upwards in this 
     _report                     logging, and the classification of what user code raises
     _tasks                      tasks of which one harms no other
     _session                    a connection from inside: its state, and the one way to end it
+    _queue                      the limits of an outgoing queue, and the tasks that wait for it
     protocols                   the five interfaces a user implements, and what runs each for one connection
     _closing                    the end of a stream: nothing that was sent is lost in a reset
     _life                       a connection from established to the end of its stream: one coroutine

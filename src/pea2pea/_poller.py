@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 
 HAS_EPOLL = hasattr(select, "epoll")  # on Linux, that is
 WAITS, MANY = 16, 4  # it is used if so many waits in a row were those of so many sockets
+AT_ONCE = 32  # readers woken in one turn of the event loop: what they work with stays in the cache
 _PAUSE = 1.0  # seconds until the next try if there is no descriptor that can be waited for
 
 
@@ -83,7 +84,7 @@ class Poller:
             epoll = self._epoll = select.epoll()
             await checkpoint()  # who waited for a descriptor of the same number, just closed, must have let go of it
             while True:
-                found = epoll.poll(0)
+                found = epoll.poll(0, AT_ONCE)
                 for number, _ in found:
                     if (event := self._waiting.pop(number, None)) is not None:
                         event.set()

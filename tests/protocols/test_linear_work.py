@@ -15,7 +15,7 @@ import pytest
 from anyio import CancelScope, create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from pea2pea import Config, Connection, NotConnectedError, Side
+from pea2pea import Config, Connection, NotConnectedError, Side, _queue
 from pea2pea._session import Session
 from pea2pea.codecs import LengthDelimitedCodec
 from pea2pea.protocols import writing
@@ -142,7 +142,7 @@ async def test_many_waiting_senders_are_let_go_one_by_one(
 
     async with stuck_peer(sender, "memory") as peer, create_task_group() as tasks:
         connection = peer.connection
-        monkeypatch.setattr(writing, "Event", CountingEvent)
+        monkeypatch.setattr(_queue, "Event", CountingEvent)
         CountingEvent.used = 0
         for scope in scopes:
             tasks.start_soon(send, scope)

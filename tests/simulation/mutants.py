@@ -12,6 +12,7 @@ from typing import Any
 from pea2pea import _closing, _life
 from pea2pea._admission import Admission
 from pea2pea._connecting import Acceptor, Connector
+from pea2pea._queue import Queue
 from pea2pea._self_connection import Mirror
 from pea2pea._session import Session
 from pea2pea.protocols.reading import Reader
@@ -74,7 +75,7 @@ MUTANTS = {
     # writing
     "two who write": Mutant(Writer.flush, "if self._direct is None or self._batch:", "if self._direct is None:"),
     "the rest of a write is lost": Mutant(Writer._send_directly, "if rest:", "if rest and size % 5:"),
-    "senders are not woken": Mutant(Writer._wrote, "self._wake_waiting()", "pass"),
+    "senders are not woken": Mutant(Queue._remove, "self._wake_waiting()", "pass"),
     "no flush": Mutant(_life._flush, "await writer.wait_flushed()", "pass"),
     "a loss is not reported": Mutant(Writer.give_up, "self.session.report.unsent(", "(lambda *_: None)("),
     # the end

@@ -15,7 +15,7 @@ from anyio import BusyResourceError, ClosedResourceError
 from anyio.abc import SocketAttribute
 
 from pea2pea import Config, DisconnectOrigin
-from pea2pea._poller import HAS_EPOLL, MANY, WAITS, Poller
+from pea2pea._poller import AT_ONCE, HAS_EPOLL, MANY, WAITS, Poller
 from pea2pea.testing import simulate
 from pea2pea.transport import TCPStream
 
@@ -404,6 +404,34 @@ async def test_two_cannot_wait_for_one_socket(family: str) -> None:
             await wait_until(lambda: not poller._waiting)
             await stream.readable()
             assert await stream.receive() == b"x"
+
+
+async def test_none_starves_where_more_are_readable_than_are_woken_at_once() -> None:
+    """Each has more to read at any time."""
+    poller, counts = Poller(), [0] * (2 * AT_ONCE + 3)
+
+    async def sip(stream: TCPStream, number: int) -> None:
+        while True:
+            await stream.readable()
+            assert stream.receive_nowait(1) == b"x"
+            counts[number] += 1
+
+    with ExitStack() as stack:
+        async with running(poller) as group:
+            for number in range(len(counts)):
+                stream, peer = stack.enter_context(wrapped())
+                stream.poller = poller
+                await peer.send(b"x" * 10_000)
+                group.start_soon(sip, stream, number)
+            await wait_until(lambda: min(counts) > 0)
+            before = counts.copy()  # those that were the first had a start
+
+            def gains() -> list[int]:
+                return [count - then for count, then in zip(counts, before, strict=True)]
+
+            await wait_until(lambda: min(gains()) >= 300)
+            assert max(gains()) <= 2 * min(gains())
+            group.cancel_scope.cancel()
 
 
 async def test_a_wait_that_is_cancelled_misses_nothing() -> None:

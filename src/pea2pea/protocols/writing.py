@@ -9,7 +9,7 @@ Rule 4: a write that was cut off ends the connection, since nobody knows how muc
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -18,11 +18,12 @@ from anyio.lowlevel import checkpoint
 
 from .. import _clock
 from .._address import Address, literal, show
+from .._queue import Queue
 from .._session import Session
 from ..codecs import Chunk, Encoder, Frame
 from ..config import at_least_one, needs
 from ..connection import Connection, DisconnectOrigin, Peer, address_of
-from ..errors import DeliveryError, NotConnectedError, QueueFullError
+from ..errors import NotConnectedError
 from ..transport import POLL, TCPStream
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -162,14 +163,12 @@ class Outbox(Generic[M_contra]):
         return f"<Outbox to {count} peer{'s' * (count != 1)}>"
 
 
-class Writer(Generic[M_contra]):
-    """The outgoing queue of one connection."""
+class Writer(Queue, Generic[M_contra]):
+    """Encodes, queues and writes the messages of one connection."""
 
     __slots__ = (
-        "_active", "_batch", "_batch_count", "_batch_size", "_closed", "_deliveries", "_depth", "_direct", "_drained",
-        "_flusher", "_large", "_last", "_limit", "_progress", "_queue", "_registry", "_size", "_stats", "_task",
-        "_timeout", "_totals", "_wakeup", "_written", "addr", "encode", "encoder", "full", "pending", "session",
-        "waiting",
+        "_batch", "_batch_count", "_batch_size", "_direct", "_flusher", "_large", "_queue", "_stats", "_task",
+        "_timeout", "_totals", "_wakeup", "encode", "encoder",
     )  # fmt: skip
 
     def __init__(
@@ -183,47 +182,21 @@ class Writer(Generic[M_contra]):
         timeout: float,
     ) -> None:
         needs("encoder must return", encoder, "encode")
-        self.addr: Address = session.addr
+        super().__init__(session, registry, depth, limit)
         self.encoder: Encoder[M_contra] = encoder
         self.encode: Callable[[M_contra], Frame] = encoder.encode
-        self.full: bool = False  # judged on what is queued already: a message of any size fits an empty queue
-        self.pending: int = 0  # messages queued or in hand
-        self.waiting: OrderedDict[Event, None] | None = None  # senders, for room
-        self.session: Session = session
         self._stats = session.stats
         self._totals = session.totals
         self._direct = session.direct
         self._flusher = flusher
-        self._registry = registry
-        self._depth = depth
-        self._limit = limit
         self._timeout = timeout
         self._queue: list[Frame] = []
-        self._size = 0  # bytes queued or in hand
         self._large = False  # there may be more in the queue than small bytes
         self._batch: list[Chunk] = _NOTHING  # what is being written,
         self._batch_count = 0  # ... its messages,
         self._batch_size = 0  # ... and their bytes
-        self._active = False  # the flusher or the task is going to look at the queue
-        self._last = 0.0  # when something was sent directly, or somebody waited for room
         self._task = False
         self._wakeup: Event | None = None  # of the task
-        self._written = 0  # messages that were queued, and then written
-        self._deliveries: list[tuple[int, Event]] | None = None  # what `_written` must reach, and who waits for that
-        self._drained: Event | None = None
-        self._progress: Event | None = None  # of those who wait in `drain`
-        self._closed = False
-        registry[session.addr] = registry[session.connection] = self
-
-    def full_error(self) -> QueueFullError:
-        """What is raised when it is."""
-        peer = show(self.addr)
-        if not self.full:
-            return QueueFullError(f"{len(self.waiting or ())} senders wait for room in the queue for {peer}")
-        return QueueFullError(
-            f"{self.pending} messages of {self._size} bytes are queued for {peer}; "
-            f"the limits are {self._depth} messages and {self._limit} bytes"
-        )
 
     def try_encode(self, message: M_contra) -> tuple[Frame, Exception | None]:
         """A frame that `put` takes, or why there is none."""
@@ -265,12 +238,6 @@ class Writer(Generic[M_contra]):
         self._queue.append(ready)
         self._large = self._large or large
         self._count(1, size)
-
-    def _count(self, messages: int, size: int) -> None:
-        """So much more, or less, is queued or in hand."""
-        self.pending += messages
-        self._size += size
-        self.full = self._size >= self._limit or self.pending >= self._depth
 
     def _send_directly(self, direct: TCPStream, frame: bytes | tuple[Chunk, ...], size: int) -> None:
         rest: list[Chunk] = []
@@ -399,13 +366,8 @@ class Writer(Generic[M_contra]):
         """What was in hand is with the operating system."""
         count, size = self._batch_count, self._batch_size
         self._batch_count = self._batch_size = 0
-        self._count(-count, -size)
         self._sent(count, size)
-        self._wake_waiting()
-        self._wake_drainers()
-        self._written += count
-        while self._deliveries and self._deliveries[0][0] <= self._written:
-            self._deliveries.pop(0)[1].set()
+        self._remove(count, size)
 
     def _sent(self, count: int, size: int) -> None:
         stats, totals = self._stats, self._totals
@@ -414,84 +376,6 @@ class Writer(Generic[M_contra]):
         totals.messages_sent += count
         totals.bytes_sent += size
 
-    def _wake_waiting(self) -> None:
-        """Wake the first sender waiting for room; it wakes the next."""
-        if self.waiting and (self._closed or not self.full):
-            next(iter(self.waiting)).set()
-
-    async def wait_for_room(self) -> None:
-        """Wait until there is room; raise `NotConnectedError` when there will be none.
-
-        A sender that waits keeps its place until it has its turn, so that nobody overtakes it.
-        """
-        event = Event()
-        waiting = self.waiting = OrderedDict() if self.waiting is None else self.waiting
-        waiting[event] = None
-        try:
-            while True:
-                if self.full:
-                    self._last = _clock.now()  # a burst, which goes on
-                    self.flush()  # sooner than the flusher would
-                await event.wait()
-                if self._closed or not self.full:
-                    break
-                del waiting[event]
-                event = Event()
-                waiting[event] = None
-                waiting.move_to_end(event, last=False)
-        finally:
-            del waiting[event]
-            self._wake_waiting()  # it looks for room when this one has queued its message
-            if not waiting:
-                self.waiting = None
-        if self._closed:
-            raise NotConnectedError(f"the connection to {show(self.addr)} has ended", self.addr)
-
-    async def wait_written(self) -> None:
-        """Until all is written that is queued now; raises `DeliveryError` if it will not be."""
-        lost = self._closed
-        if self.pending:
-            ticket, event = self._written + self.pending, Event()
-            if self._deliveries is None:
-                self._deliveries = []
-            self._deliveries.append((ticket, event))
-            await event.wait()
-            lost = self._written < ticket
-        if lost:
-            raise DeliveryError(f"the connection to {show(self.addr)} ended before the write", self.addr)
-
-    async def wait_flushed(self) -> None:
-        """Until all that was queued is written, or given up."""
-        if self._active:
-            self._drained = Event()
-            await self._drained.wait()
-
-    async def wait_below(self, size: int) -> None:
-        """Until fewer than so many bytes are queued; raises `NotConnectedError` if the connection ends before."""
-        while self._size >= size and not self._closed:
-            self.flush()
-            if self._size < size:
-                break
-            if self._progress is None:
-                self._progress = Event()
-            await self._progress.wait()
-        if self._closed:
-            raise NotConnectedError(f"the connection to {show(self.addr)} has ended", self.addr)
-        await checkpoint()
-
-    def _wake_drainers(self) -> None:
-        if self._progress is not None:
-            self._progress.set()
-            self._progress = None
-
-    def close(self) -> None:
-        """Take no more; what is queued is still written."""
-        if not self._closed:
-            self._closed = True
-            del self._registry[self.addr], self._registry[self.session.connection]
-            self._wake_waiting()
-            self._wake_drainers()
-
     def fail(self) -> int:
         """Fail what is queued; return how many messages that were."""
         self.close()
@@ -499,10 +383,7 @@ class Writer(Generic[M_contra]):
         self._queue.clear()
         self._batch = _NOTHING
         self._batch_count = self._batch_size = 0
-        self._count(-self.pending, -self._size)
-        while self._deliveries:
-            self._deliveries.pop()[1].set()
-        self._rest()
+        self._clear()
         return lost
 
     def give_up(self, lost: int = 0) -> None:
@@ -511,11 +392,6 @@ class Writer(Generic[M_contra]):
         if lost:
             self.session.reset = True
             self.session.report.unsent("queued messages were given up", self.addr, lost)
-
-    def _rest(self) -> None:
-        self._active = False
-        if self._drained is not None:
-            self._drained.set()
 
     def _break(self, error: Exception, lost: int = 0) -> None:
         """End the connection, since a write failed. If the peer has closed cleanly before, only the queue is lost."""
