@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ def run_in(
                     if on_resume is not None:
                         on_resume()
             except StopIteration as result:
-                return cast("T", result.value)  # which may be an error: a local variable would keep it, as above
+                # an error may be the result: a local variable would keep it, as above
+                return result.value  # type: ignore[no-any-return]  # StopIteration has no type for it
             except GeneratorExit:
                 raise
             except BaseException as error:

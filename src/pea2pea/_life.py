@@ -47,7 +47,7 @@ async def run_established(session: Session, protocols: Protocols) -> None:
     """
     if isinstance(session.base, TCPStream):
         session.base.held = True
-        session.base.poller = protocols.poller
+        session.base.join_poller(protocols.poller)
     on_disconnect = protocols.on_disconnect
     reader, writer, greeting = _start_protocols(session, protocols)
     try:

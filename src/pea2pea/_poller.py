@@ -32,13 +32,21 @@ class Poller:
         self._epoll: select.epoll | None = None  # while the task runs
         self._waiting: dict[int, Event] = {}  # by descriptor
         self._make_event: Callable[[], Event] = Event
+        self._members = 0  # sockets that may wait here
         self._recent: set[int] = set()  # who has waited lately,
         self._waits = 0  # ... and how often that was
+        self.many: bool = False
+        """Whether there are enough sockets for it."""
         self.in_use: bool = False
         """Whether it waits for all that wait from now on."""
 
+    def join(self) -> None:
+        """Take note of a socket that may wait here until it is forgotten."""
+        self._members += 1
+        self.many = self._members >= MANY
+
     def count(self, sock: socket.socket) -> bool:
-        """Take note of a socket that is to be waited for; return whether to do that here."""
+        """Take note of a socket that is to be waited for, while there are `many`; return whether to do that here."""
         self._recent.add(sock.fileno())
         self._waits += 1
         if self._waits == WAITS:
@@ -68,6 +76,8 @@ class Poller:
     def forget(self, sock: socket.socket) -> None:
         """Wake who waits for a socket that is about to be closed."""
         number = sock.fileno()
+        self._members -= 1
+        self.many = self._members >= MANY
         self._recent.discard(number)  # many that come and go are not many that wait
         if self._epoll is not None:
             try:

@@ -354,8 +354,8 @@ class TCPStream(ByteStream):
             data, self._back = self._back[:size], self._back[size:]
             return data
         looks, self._short = self._short, False
-        if looks and self._vain >= VAIN:
-            self._vain = self._vain + 1 if self._vain < LOOK_AGAIN else VAIN - 1
+        if looks and (vain := self._vain) >= VAIN:
+            self._vain = vain + 1 if vain < LOOK_AGAIN else VAIN - 1
             return None
         try:
             data = self._sock.recv(size)
@@ -365,18 +365,19 @@ class TCPStream(ByteStream):
         if looks:
             self._vain = 0
         taken = len(data)
-        if not taken:
-            self._ends |= _THEIRS
         self._came += taken
         self._turns = 0
+        if taken < size:
+            if taken:
+                self._short = True
+            else:
+                self._ends |= _THEIRS
+            if size > READ_MIN and taken < size // 8 and not max_bytes:
+                self._size = max(size // 4, READ_MIN)
+        elif not max_bytes:
+            self._size = min(size * 4, READ_MAX)
         if taken >= TAKE_MAX:
             _keep_memory()
-        self._short = 0 < taken < size
-        if not max_bytes:
-            if taken == size:
-                self._size = min(size * 4, READ_MAX)
-            elif taken < size // 8 and size > READ_MIN:
-                self._size = max(size // 4, READ_MIN)
         return data
 
     def put_back(self, data: bytes) -> None:
@@ -456,8 +457,9 @@ class TCPStream(ByteStream):
         """Wait until there is something to receive; `OSError` if the socket cannot be waited for."""
         if self._back:
             return checkpoint()
-        if self.poller is not None and self.poller.count(self._sock):
-            return self.poller.wait(self._sock)
+        poller = self.poller
+        if poller is not None and poller.many and poller.count(self._sock):
+            return poller.wait(self._sock)
         return _ready(wait_readable, self._sock)
 
     def writable(self) -> Awaitable[None]:
@@ -561,6 +563,12 @@ class TCPStream(ByteStream):
             pass
         self.leave_poller()
         _forget(sock)
+
+    def join_poller(self, poller: Poller | None) -> None:
+        """Wait in the poller from now on, while that pays."""
+        self.poller = poller
+        if poller is not None:
+            poller.join()
 
     def leave_poller(self) -> None:
         """Wait in the event loop's way from now on: who ends waits once or twice, and shall not wake the poller."""

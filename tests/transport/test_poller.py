@@ -95,6 +95,7 @@ async def running(poller: Poller) -> AsyncGenerator[TaskGroup]:
         group.start_soon(poller.run)
         await turns()
         poller.in_use = True
+        poller._members = MANY  # as if there were others
         poller._waits = -(10**6)  # no second thoughts
         yield group
         group.cancel_scope.cancel()
@@ -276,7 +277,7 @@ async def test_all_who_wait_when_it_ends_are_woken_and_wait_in_another_way() -> 
         async with anyio.create_task_group() as waiting:
             async with running(poller):
                 for stream in (one, two):
-                    stream.poller = poller
+                    stream.join_poller(poller)
 
                     async def receive(stream: TCPStream) -> None:
                         received.append(await stream.receive())
@@ -336,7 +337,8 @@ async def test_its_own_number_may_have_been_that_of_a_socket_which_somebody_wait
             assert poller._epoll is not None
             assert poller._epoll.fileno() == number
             poller.in_use = True
-            stream.poller = poller
+            poller._members = MANY  # as if there were others
+            stream.join_poller(poller)
             group.start_soon(receive, stream)
             await wait_until(lambda: poller._waiting)
             await peer.send(b"here")
@@ -395,7 +397,7 @@ async def test_two_cannot_wait_for_one_socket(family: str) -> None:
     poller = Poller()
     with wrapped(family) as (stream, peer):
         async with running(poller) as group:
-            stream.poller = poller
+            stream.join_poller(poller)
             group.start_soon(wait_for, stream)
             await wait_until(lambda: poller._waiting)
             with pytest.raises(BusyResourceError):
@@ -420,7 +422,7 @@ async def test_none_starves_where_more_are_readable_than_are_woken_at_once() -> 
         async with running(poller) as group:
             for number in range(len(counts)):
                 stream, peer = stack.enter_context(wrapped())
-                stream.poller = poller
+                stream.join_poller(poller)
                 await peer.send(b"x" * 10_000)
                 group.start_soon(sip, stream, number)
             await wait_until(lambda: min(counts) > 0)
@@ -442,7 +444,7 @@ async def test_a_wait_that_is_cancelled_misses_nothing() -> None:
 
     with wrapped() as (stream, peer):
         async with running(poller):
-            stream.poller = poller
+            stream.join_poller(poller)
             for sent in (b"", b"x"):
                 async with anyio.create_task_group() as group:
                     group.start_soon(wait_for, stream)
@@ -463,7 +465,7 @@ async def test_closing_wakes_who_waits(behind_its_back: bool) -> None:  # a para
     poller, woken = Poller(), []
     with wrapped() as (stream, _):
         async with running(poller):
-            stream.poller = poller
+            stream.join_poller(poller)
 
             async def wait() -> None:
                 with pytest.raises(ClosedResourceError):
@@ -496,7 +498,7 @@ async def test_a_number_that_is_used_again_at_once_is_another_socket(with_a_chil
         async with running(poller) as group:
             if with_a_child:
                 stack.enter_context(child())
-            old.poller = poller
+            old.join_poller(poller)
             group.start_soon(receive, old)
             await wait_until(lambda: poller._waiting)
             number = old._sock.fileno()
@@ -510,7 +512,7 @@ async def test_a_number_that_is_used_again_at_once_is_another_socket(with_a_chil
                 one.setblocking(False)
             new, peer = TCPStream(one), stack.enter_context(RawPeer(other))
             stack.callback(new.close)
-            new.poller = poller
+            new.join_poller(poller)
             group.start_soon(receive, new)
             await wait_until(lambda: outcomes)
             assert outcomes == [ClosedResourceError]

@@ -38,6 +38,7 @@ SLICE = 0.001  # seconds of work before the event loop gets its turn
 LARGE_CHUNK = 1024  # bytes of a chunk that tell of large frames
 PACE_MAX = 1024  # messages between two looks at the clock, at the most
 JUST_NOW = -math.inf
+OPEN, DRAINING = State.OPEN, State.DRAINING  # an enum's attribute takes long to look up
 _END = object()
 _NOTHING: Iterator[Any] = iter(())
 
@@ -191,7 +192,7 @@ class Reader(Generic[M]):
                 self._decoder_failed(self._backlog.error)
         session.report.heuristics.unprocessed_bytes += rest
         ours = session.connection.origin in (DisconnectOrigin.USER, DisconnectOrigin.SHUTDOWN)
-        unread = session.state is State.DRAINING and not self._saw_end  # where a write has told that the peer is gone
+        unread = session.state is DRAINING and not self._saw_end  # where a write has told that the peer is gone
         if (rest or waited or self._busy or unread) and not ours:
             given_up = f"up to {rest} bytes{' and what was not read yet' * unread}, and {waited} messages that waited"
             session.report.info("what a peer had sent was given up", session.addr, given_up)
@@ -316,7 +317,8 @@ class Reader(Generic[M]):
             self._saw_end = True
             self.drain()
         self._ahead = size = len(data)
-        self._asks = self._asks or size >= LARGE_CHUNK
+        if size >= LARGE_CHUNK:
+            self._asks = True
         session.stats.bytes_received += size
         session.totals.bytes_received += size
         return data
@@ -332,7 +334,7 @@ class Reader(Generic[M]):
     async def _process_some(self, data: bytes | None) -> bool:
         """Decode `data`, if any, and process what is there; True: there is more, but the event loop has its turn."""
         session, process, source = self._session, self._reading.process_message, self._session.connection
-        count, self._stop = 0, self._pace if session.state is State.OPEN else 0
+        count, self._stop = 0, self._pace if session.state is OPEN else 0
         looked, messages = _clock.now(), self._messages
         try:
             if data is not None:
@@ -343,13 +345,13 @@ class Reader(Generic[M]):
                     await process(source, message)
                 except BaseException as error:  # noqa: BLE001  # whatever a handler raises ends its connection alone
                     told = await session.report.classify_soon("process_message", error, session.addr)
-                    if not (session.state is State.DRAINING and only_peer_gone(error, session.addr)):
+                    if not (session.state is DRAINING and only_peer_gone(error, session.addr)):
                         self._fail(told)
                         return False
                 if count >= self._stop:
-                    if session.state is State.DRAINING:
+                    if session.state is DRAINING:
                         session.extend_deadline(session.grace)
-                    elif session.state is not State.OPEN:
+                    elif session.state is not OPEN:
                         if next(messages, _END) is not _END:
                             return False
                         break
@@ -358,14 +360,15 @@ class Reader(Generic[M]):
                         return True
                     self._adjust_pace(now - looked)
                     looked = now
-                    self._stop = count + self._pace if session.state is State.OPEN else 0
+                    self._stop = count + self._pace if session.state is OPEN else 0
         except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
             self._decoder_failed(error)
         finally:
             session.stats.messages_received += count
             session.totals.messages_received += count
-            self._asks |= not count
-            if count and (activity := self._activity) is not None:
+            if not count:
+                self._asks = True
+            elif (activity := self._activity) is not None:
                 self.quiet_since = JUST_NOW if activity.seen else activity.note()
         if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
             self._in_hand = 0
@@ -381,7 +384,7 @@ class Reader(Generic[M]):
     def _pass_read_right(self) -> None:
         """Let the other reader read, since a handler waits."""
         self.quiet_since = math.inf
-        if self._session.state is State.DRAINING:  # there is nothing more to read
+        if self._session.state is DRAINING:  # there is nothing more to read
             return
         self._passed_on = True
         if self._waiting_to_read is not None:
