@@ -190,3 +190,29 @@ async def test_what_a_decoder_yields_before_it_raises_is_processed(
             assert user.received == [b"one", b"two"]
     (error,) = told_errors(caplog)
     assert isinstance(error, ZeroDivisionError)
+
+
+class Unclosable(Stubborn):
+    def misbehave(self) -> Iterator[bytes]:
+        try:
+            yield from (b"one", b"two", b"three", b"four", b"five")
+        finally:
+            raise ZeroDivisionError
+
+
+async def test_what_an_iterator_raises_that_is_closed_early_is_told(
+    user: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is closed where its connection ends, and not by chance, where Python would lose what it raises."""
+    user.codec = Unclosable
+
+    async def fail(*_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise LookupError
+
+    user.handle = fail
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"provoke"))
+            assert await peer.is_refused()
+    assert [type(error) for error in told_errors(caplog)] == [LookupError, ZeroDivisionError]

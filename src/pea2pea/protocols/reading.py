@@ -181,7 +181,17 @@ class Reader(Generic[M]):
             if self._second_began:
                 with CancelScope(shield=True):
                     await self._second.wait()
+        self._close_messages()
         self._report_rest()
+
+    def _close_messages(self) -> None:
+        """Close the decoder's iterator: Python does that too, but loses what it raises."""
+        messages, self._messages = self._messages, _NOTHING
+        try:
+            if (close := getattr(messages, "close", None)) is not None:
+                close()
+        except BaseException as error:  # noqa: BLE001  # as of any decoder
+            self._decoder_failed(error)
 
     def _report_rest(self) -> None:
         """Count what was received and not processed; report it unless this node wanted the end."""
