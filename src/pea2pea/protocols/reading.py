@@ -368,7 +368,7 @@ class Reader(Generic[M]):
                     now = _clock.now()
                     if now >= self._until:
                         return True
-                    self._adjust_pace(now - looked)
+                    self._pace = _next_pace(self._pace, now - looked)
                     looked = now
                     self._stop = count + self._pace if session.state is OPEN else 0
         except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends its connection alone
@@ -383,13 +383,6 @@ class Reader(Generic[M]):
         if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
             self._in_hand = 0
         return False
-
-    def _adjust_pace(self, seconds: float) -> None:
-        """Look around more often or less, since it took so long from one look to the next."""
-        if seconds < SLICE / 8:
-            self._pace = min(self._pace * 2, PACE_MAX)
-        elif seconds > SLICE / 4:
-            self._pace = max(self._pace // 2, 1)
 
     def _pass_read_right(self) -> None:
         """Let the other reader read, since a handler waits."""
@@ -428,3 +421,10 @@ class Reader(Generic[M]):
     def _fail(self, error: Exception, *, broken: bool = False) -> None:
         self._session.end(DisconnectOrigin.READING, error, broken=broken)
         self._leave()
+
+
+def _next_pace(pace: int, seconds: float) -> int:
+    """Return how many messages to process before the next look around, if the last `pace` have taken so long."""
+    if seconds < SLICE / 8:
+        return min(pace * 2, PACE_MAX)
+    return max(pace // 2, 1) if seconds > SLICE / 4 else pace
