@@ -376,9 +376,8 @@ class Reader(Generic[M]):
         finally:
             session.stats.messages_received += count
             session.totals.messages_received += count
-            if not count:
-                self._asks = True
-            elif (activity := self._activity) is not None:
+            self._asks |= not count
+            if count and (activity := self._activity) is not None:
                 self.quiet_since = JUST_NOW if activity.seen else activity.note()
         if messages is self._messages:  # under `drop_beyond` the other reader may be in the next chunk by now
             self._in_hand = 0
