@@ -44,7 +44,10 @@ class Queue(ABC):
         self._drained: Event | None = None  # of those who wait until all is written
         self._progress: Event | None = None  # of those who wait in `drain`
         self._closed = False
-        registry[session.addr] = registry[session.connection] = self
+
+    def _register(self) -> None:
+        """Let `Outbox` find it, which it must not before it is whole: an interrupt may come at any line (trio)."""
+        self._registry[self.addr] = self._registry[self.session.connection] = self
 
     @abstractmethod
     def flush(self) -> None:

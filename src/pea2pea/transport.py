@@ -547,6 +547,7 @@ class TCPStream(ByteStream):
         received (RFC 2525, section 2.17).
         """
         self._back = b""
+        self.leave_poller()
         if self._sock.fileno() >= 0:
             self._release(reset=reset)
 
@@ -561,11 +562,11 @@ class TCPStream(ByteStream):
                 sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self.leave_poller()
         _forget(sock)
 
     def join_poller(self, poller: Poller | None) -> None:
         """Wait in the poller from now on, while that pays."""
+        self.leave_poller()
         self.poller = poller
         if poller is not None:
             poller.join()

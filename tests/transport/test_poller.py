@@ -7,6 +7,7 @@ import os
 import select
 import socket
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -558,3 +559,29 @@ def test_simulated_sockets_never_use_it(backend: str) -> None:
             assert poller_of(user)._epoll is None
 
     simulate(scenario, backend=backend)
+
+
+def connections_are(user: User, count: int) -> bool:
+    return len(user.node.connections) == count
+
+
+@pytest.mark.parametrize("ending", ["by the peer", "by a reset", "by abort", "behind its back"])
+async def test_it_counts_the_sockets_that_may_wait(ending: str) -> None:
+    async with many_peers() as peers:
+        await peers.talk()
+        poller = poller_of(peers.user)
+        assert poller.many
+        for number, peer in enumerate(peers.peers):
+            assert poller._members == PEERS - number
+            if ending == "by the peer":
+                peer.close()
+            elif ending == "by a reset":
+                peer.reset()
+            else:
+                connection = next(iter(peers.user.node.connections.values()))
+                if ending == "behind its back":
+                    connection.extra(SocketAttribute.raw_socket).close()
+                await peers.user.node.disconnect(connection, abort=True)
+            await wait_until(partial(connections_are, peers.user, PEERS - number - 1))
+        await wait_until(lambda: poller._members == 0)
+        assert not poller.many

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 
 from pea2pea import Connection, DisconnectOrigin
 from pea2pea.codecs import LengthDelimitedCodec
+from pea2pea.errors import FrameError
 from tests.helpers import ALL, RawPeer, User, above_info, frame, told_errors, wait_until
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ class HalfWay(Stubborn):
         yield b"one"
         yield b"two"
         raise ZeroDivisionError
+
+
+async def fail_after_a_turn(*_: object) -> None:
+    await anyio.lowlevel.checkpoint()
+    raise LookupError
 
 
 @pytest.fixture(params=[None, 3], ids=["backpressure", "drop_beyond"])
@@ -205,14 +212,64 @@ async def test_what_an_iterator_raises_that_is_closed_early_is_told(
 ) -> None:
     """It is closed where its connection ends, and not by chance, where Python would lose what it raises."""
     user.codec = Unclosable
-
-    async def fail(*_: object) -> None:
-        await anyio.lowlevel.checkpoint()
-        raise LookupError
-
-    user.handle = fail
+    user.handle = fail_after_a_turn
     async with user.node as node:
         with await RawPeer.dial(await node.start_listening()) as peer:
             await peer.send(frame(b"provoke"))
             assert await peer.is_refused()
     assert [type(error) for error in told_errors(caplog)] == [LookupError, ZeroDivisionError]
+
+
+PLACE: ContextVar[str] = ContextVar("PLACE", default="outside")
+
+
+class Scoped(Stubborn):
+    def misbehave(self) -> Iterator[bytes]:
+        token = PLACE.set("inside")
+        try:
+            yield from (b"one", b"two", b"three", b"four", b"five")
+        finally:
+            PLACE.reset(token)
+
+
+class Wrapping(Stubborn):
+    def misbehave(self) -> Iterator[bytes]:
+        try:
+            yield from (b"one", b"two", b"three", b"four", b"five")
+        except BaseException as error:
+            raise FrameError("whatever it is") from error
+
+
+class OwnIterator(Stubborn):
+    """Is its own iterator, which serves for all connections."""
+
+    close = False
+    rest = 0
+
+    def misbehave(self) -> Any:
+        self.rest = 5
+        return self
+
+    def __iter__(self) -> OwnIterator:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.rest:
+            raise StopIteration
+        self.rest -= 1
+        return b"again"
+
+
+@pytest.mark.parametrize("codec", [Scoped, Wrapping, OwnIterator])
+async def test_closing_an_iterator_early_disturbs_no_working_decoder(
+    codec: type[Stubborn], user: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A generator is closed in its connection's context; what it makes of that is not the peer's fault."""
+    user.codec = codec
+    user.handle = fail_after_a_turn
+    async with user.node as node:
+        with await RawPeer.dial(await node.start_listening()) as peer:
+            await peer.send(frame(b"provoke"))
+            assert await peer.is_refused()
+        assert [type(error) for error in told_errors(caplog)] == [LookupError]
+        assert node.heuristics.decode_errors == 0

@@ -17,6 +17,7 @@ from collections.abc import Coroutine, Iterator
 from functools import partial
 from itertools import islice
 from operator import index
+from types import GeneratorType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from anyio import CancelScope, EndOfStream, Event, TaskHandle
@@ -181,17 +182,15 @@ class Reader(Generic[M]):
             if self._second_began:
                 with CancelScope(shield=True):
                     await self._second.wait()
-        self._close_messages()
         self._report_rest()
-
-    def _close_messages(self) -> None:
-        """Close the decoder's iterator: Python does that too, but loses what it raises."""
         messages, self._messages = self._messages, _NOTHING
-        try:
-            if (close := getattr(messages, "close", None)) is not None:
-                close()
-        except BaseException as error:  # noqa: BLE001  # as of any decoder
-            self._decoder_failed(error)
+        if isinstance(messages, GeneratorType):  # Python closes it too, but loses what that raises
+            try:
+                self._session.context.run(messages.close)
+            except FrameError:
+                pass  # the peer has no part in it
+            except BaseException as error:  # noqa: BLE001  # as of any decoder
+                self._session.report.classify("decode", error, self._session.addr)
 
     def _report_rest(self) -> None:
         """Count what was received and not processed; report it unless this node wanted the end."""
@@ -279,7 +278,7 @@ class Reader(Generic[M]):
         ended = False
         while self._busy:
             messages = islice(self._messages, READ_MAX)  # a chunk has no more, unless the decoder never ends
-            while not backlog.fill(messages):
+            while not self._session.context.run(backlog.fill, messages):
                 await checkpoint()
                 if not self._busy:  # what is left of the chunk need not wait, and is not dropped
                     return None, ended

@@ -197,6 +197,7 @@ class Writer(Queue, Generic[M_contra]):
         self._batch_size = 0  # ... and their bytes
         self._task = False
         self._wakeup: Event | None = None  # of the task
+        self._register()
 
     def try_encode(self, message: M_contra) -> tuple[Frame, Exception | None]:
         """A frame that `put` takes, or why there is none."""
