@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pea2pea import Config, DisconnectOrigin, HandshakeError, Side
+from pea2pea.codecs import LengthDelimitedCodec
 from tests.conftest import LOOPS
-from tests.helpers import User, connect, memory_pair, told_errors, wait_until
+from tests.helpers import User, connect, memory_pair, told_errors, two_nodes, wait_until
 
 from .flawed import ASYNC, ORIGINS, PLACES, Flawed, Spoiled, is_served, provoked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
+    from pea2pea.codecs import Chunk
 
 ON_ASYNCIO = {name: loop for name, loop in LOOPS.items() if loop[0] == "asyncio"}
 
@@ -117,3 +119,30 @@ async def test_a_stream_that_meets_it_ends_its_connection_alone(where: str, orig
         user.outbox.send_nowait(ours, b"still there?")
         await wait_until(lambda: other.received == [b"still there?"])
     assert user.node.heuristics.hook_errors == (2 if where == "aclose" else 1)  # what is aborted is closed twice
+
+
+class LeavesBadly(LengthDelimitedCodec):
+    """Raises what the result of a cancelled future raises, when it is closed early."""
+
+    def decode(self, data: Chunk, /) -> Iterator[bytes]:
+        try:
+            yield from super().decode(data)
+        finally:
+            at_once()
+
+
+async def test_raised_where_a_decoders_iterator_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    user, peer = User(), User()
+    user.codec = LeavesBadly
+
+    async def fail(*_: object) -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    user.handle = fail
+    async with two_nodes(user, peer) as (_, theirs):
+        await peer.outbox.send(theirs, b"one")
+        await peer.outbox.send(theirs, b"two")
+        await wait_until(lambda: user.ended)
+    assert [type(error) for error in told_errors(caplog)] == [LookupError, asyncio.CancelledError]
+    assert user.node.heuristics.unprocessed_bytes

@@ -190,7 +190,7 @@ class Reader(Generic[M]):
             except FrameError:
                 pass  # the peer has no part in it
             except BaseException as error:  # noqa: BLE001  # as of any decoder
-                self._session.report.classify("decode", error, self._session.addr)
+                self._session.report.classify("decode", error, self._session.addr, foreign=True)  # nothing waits here
 
     def _report_rest(self) -> None:
         """Count what was received and not processed; report it unless this node wanted the end."""
