@@ -86,7 +86,7 @@ async def attempt(dialling: Peer, name: str, answering: Peer) -> None:
     except HandshakeError as error:
         cause = error.__cause__
         assert isinstance(cause, ssl.SSLError)  # what was wrong, or the alert by which the other side has said so
-        why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+        why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None) or cause  # not all have them
         print(f"  {dialling.node.name} dials {name}, {answering.node.name} answers: {why}")
     else:
         raise AssertionError(f"{dialling.node.name} is connected")

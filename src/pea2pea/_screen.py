@@ -256,7 +256,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{error.verify_message}; give the authority of its certificate with --ca, or use --insecure"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason}; see that both sides use it, and their certificates"
+        why = getattr(error, "reason", None) or printable(str(error))  # an SSLEOFError has no reason
+        return f"TLS failed: {why}; see that both sides use it, and their certificates"
     if isinstance(error, TimeoutError) and not error.errno:
         return "no answer in time; raise --timeout"
     if isinstance(error, OSError) and error.errno:
