@@ -17,7 +17,7 @@ class OnConnect(Protocol):
     """Opt in with `Node.enable_on_connect`."""
 
     def on_connect(self, connection: Connection, /) -> Coroutine[Any, Any, None]:
-        """Called once the connection is in `Node.connections`.
+        """Called once the connection is in `Node.connections`, maybe after `Node.connect` has returned.
 
         No message is processed before it waits for something or returns, so what it has sent until then goes out
         before any answer. From there on it runs beside reading.

@@ -55,8 +55,9 @@ class Reading(Protocol[M]):
         """Called for one message after the other, in order; while it waits, TCP slows the peer down.
 
         An exception ends the connection (origin READING). It is cancelled when the connection is disconnected here or
-        breaks; after the peer's clean close it is called for all that was received, with `Config.grace_period` for
-        each message, and for the rest as a whole once this node wants the connection to end.
+        breaks; of a break behind a chunk that was read meanwhile the node knows only when it reads on, or writes. After
+        the peer's clean close it is called for all that was received, with `Config.grace_period` for each message, and
+        for the rest as a whole once this node wants the connection to end.
 
         Awaiting `Outbox.send` here ties reading from a peer to that peer's reading. That is right for a server that
         answers. Two nodes that answer each other with more than they got would wait for each other until the write

@@ -310,8 +310,9 @@ def _report(sim: Simulation, again: str, passed: list[Simulation]) -> str:
     if passed:
         common = [sum(takewhile(bool, map(eq, sim.lines, other.lines))) for other in passed]
         alike, other = max(zip(common, passed, strict=True), key=itemgetter(0))
-        lines.append(f"event number {alike + 1} is the first that differs from seed {other.seed}, which passed:")
-        lines += [f"  seed {one.seed}: {(*one.lines, 'no more')[alike]}" for one in (sim, other)]
+        if alike < max(len(sim.lines), len(other.lines)):
+            lines.append(f"event number {alike + 1} is the first that differs from seed {other.seed}, which passed:")
+            lines += [f"  seed {one.seed}: {(*one.lines, 'no more')[alike]}" for one in (sim, other)]
     return "\n".join(["", *lines, ""])
 
 
