@@ -121,6 +121,21 @@ def test_the_first_failure_is_told_without_a_difference(backend: str, capsys: py
 
 
 @BACKENDS
+@pytest.mark.parametrize("events", [0, 2])
+def test_runs_of_the_same_events_have_no_difference(
+    backend: str, events: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(sim: Simulation) -> None:
+        for _ in range(events):
+            sim.log("alike")
+        assert sim.seed < 3
+
+    with pytest.raises(AssertionError):
+        simulate(scenario, seeds=5, backend=backend)
+    assert "differs" not in capsys.readouterr().err
+
+
+@BACKENDS
 def test_until_says_what_was_waited_for(backend: str) -> None:
     async def scenario(sim: Simulation) -> None:
         await sim.until(lambda: current_time() >= 5, within=6)
