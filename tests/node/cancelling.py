@@ -235,7 +235,7 @@ class Sweep:
 
 
 def cancelled_after(number: int) -> Cancelled:
-    """With a cancel scope, after so many turns of the event loop."""
+    """With a cancel scope, after so many turns of the event loop: 0 is before the call."""
 
     async def cancelled(call: Call) -> bool:
         with anyio.CancelScope() as scope:
@@ -245,7 +245,10 @@ def cancelled_after(number: int) -> Cancelled:
                     await turns(number)
                     scope.cancel()
 
-                tasks.start_soon(cancel)
+                if number:  # else the call may be over first: trio runs tasks in any order
+                    tasks.start_soon(cancel)
+                else:
+                    scope.cancel()
                 await call()
                 tasks.cancel_scope.cancel()
         return scope.cancelled_caught
