@@ -123,9 +123,15 @@ async def end_in_every_way(dialler: Busy, responder: Busy, addr: Address) -> Non
     dialler.opaque = responder.opaque = False
 
 
-async def fail_to_connect(dialler: Busy, addr: Address) -> None:
+async def give_up_a_dial(dialler: Busy, addr: Address) -> None:
     with anyio.move_on_after(0.0005), suppress(NodeError):
         await dialler.node.connect(addr)
+
+
+async def fail_to_connect(dialler: Busy, addr: Address) -> None:
+    # not in the main task: Python 3.10 loses an interrupt of a task in whose turn a scope of that task is cancelled
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(give_up_a_dial, dialler, addr)
     for connection in dialler.node.connections.values():
         await dialler.node.disconnect(connection)
     with socket.socket() as sock:
