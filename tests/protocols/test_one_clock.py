@@ -78,6 +78,7 @@ def test_a_peer_is_idle_by_the_loops_clock(behaviour: Behaviour) -> None:
         user.node.enable_reading(user, idle_timeout=IDLE)
 
         async def handle(source: Connection, message: bytes) -> None:
+            # no condition: a handler that is busy for a time, on a clock that jumps, is what the test is about
             await sleep(300 if message == b"this takes a while" else 0)
 
         user.handle = handle
